@@ -1,0 +1,77 @@
+//! Bytes of any recording in, mono 16 kHz samples out, as a stream of bounded memory.
+//!
+//! Knows nothing of HTTP, of Whisper or of async: callers run it on a blocking thread.
+
+use std::time::Duration;
+
+/// Sample rate in Hz of every Whisper model (whisper.cpp `WHISPER_SAMPLE_RATE`).
+pub const SAMPLE_RATE_HZ: u32 = 16_000;
+
+/// Bounds on what one recording may ask of this process. Each has an error of its own.
+#[derive(Debug, Clone)]
+pub struct AudioLimits {
+    /// Longest decoded recording.
+    pub max_duration: Duration,
+    /// Most channels in the chosen track.
+    pub max_channels: u16,
+    /// Highest sample rate in Hz.
+    pub max_sample_rate_hz: u32,
+    /// Most tracks in a container.
+    pub max_tracks: usize,
+    /// Most bytes of metadata (tags, pictures) read.
+    pub max_metadata_bytes: usize,
+    /// Decoding may take this many seconds of wall time per second of audio, plus ten seconds.
+    pub max_decode_seconds_per_second: f64,
+}
+
+/// What becomes of several channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChannelMode {
+    /// One stream: the mean of all channels.
+    #[default]
+    Mixed,
+    /// One stream for each channel, on one clock (call recordings).
+    Separate,
+}
+
+/// An upload on its way in: memory below a threshold, then an unnamed temporary file.
+#[derive(Debug)]
+pub struct Spool {}
+
+/// A complete upload.
+#[derive(Debug)]
+pub struct UploadedAudio {}
+
+/// What the container says of the chosen track.
+#[derive(Debug, Clone)]
+pub struct AudioInfo {
+    /// Container's short name, for example `wav` or `mp4`.
+    pub container: String,
+    /// Codec's short name, for example `pcm_s16le` or `aac`.
+    pub codec: String,
+    /// Frames per second before resampling.
+    pub sample_rate_hz: u32,
+    /// Channels before downmixing.
+    pub channels: u16,
+    /// Duration the container claims, when it does; never trusted.
+    pub declared_duration: Option<Duration>,
+}
+
+/// A few seconds of samples; every channel holds the same number.
+#[derive(Debug, Clone, Default)]
+pub struct PcmBlock {
+    /// One vector with [`ChannelMode::Mixed`], else one a channel; f32 from -1 to 1 at [`SAMPLE_RATE_HZ`].
+    pub channels: Vec<Vec<f32>>,
+}
+
+/// A recording being decoded.
+#[derive(Debug)]
+pub struct AudioStream {}
+
+/// Why a recording cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum AudioError {
+    /// Placeholder.
+    #[error("audio is not decoded yet")]
+    Unfinished,
+}

@@ -1,0 +1,294 @@
+//! Every setting: defaults ← `config.toml` ← environment ← flags.
+//!
+//! The fields' comments are the user's documentation; `config.toml` repeats them and a test keeps both equal.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// All settings, with the defaults of a fresh clone.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where and to whom the server answers.
+    pub server: ServerConfig,
+    /// Which model runs, and on what.
+    pub whisper: WhisperConfig,
+    /// How much runs at once.
+    pub performance: PerformanceConfig,
+    /// What recordings are taken.
+    pub audio: AudioConfig,
+    /// How recordings are cut.
+    pub speech: SpeechConfig,
+    /// Deployment name → model path or catalogue name.
+    pub deployments: BTreeMap<String, String>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address to listen on; `0.0.0.0` answers the whole network.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// `auto` (from `LC_ALL`, `LANG`), `en` or `ja`: language of the banner and of advice.
+    pub locale: LocaleSetting,
+    /// Keys that clients must show. Empty: everybody who reaches the port is served.
+    pub api_keys: Vec<String>,
+    /// Largest request body in MiB.
+    pub max_file_size_mb: u64,
+    /// Seconds that running requests get to finish after SIGTERM or Ctrl-C.
+    pub shutdown_grace_seconds: u64,
+    /// Seconds without a byte of body after which an upload is given up (408).
+    pub body_idle_timeout_seconds: u64,
+    /// Refuse unknown `api-version` values as the service does.
+    pub strict_api_version: bool,
+    /// Refuse deployment and model names that `[deployments]`, the catalogue or the model folder do not know.
+    pub strict_deployments: bool,
+    /// Serve `stream=true` as server-sent events even for the model name `whisper-1`.
+    pub stream_whisper_1: bool,
+    /// Web origins that browsers may call from; `["*"]` allows all, empty none.
+    pub cors_origins: Vec<String>,
+}
+
+/// Setting of the language of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LocaleSetting {
+    /// From the environment.
+    #[default]
+    Auto,
+    /// English.
+    En,
+    /// Japanese.
+    Ja,
+}
+
+/// `[whisper]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WhisperConfig {
+    /// A path (relative to the configuration file) or a catalogue name such as `base-q8_0`.
+    pub model_path: String,
+    /// Served when `model_path` is absent and cannot be fetched.
+    pub fallback_model: String,
+    /// Fetch a catalogue model that is not on disk.
+    pub auto_download: bool,
+    /// `auto` detects for each recording; else an ISO 639-1 code for requests that name none.
+    pub language: String,
+    /// Use the GPU when the build and the machine have one.
+    pub enable_gpu: bool,
+    /// `"all"`, or a list of device numbers such as `[0, 1]`.
+    pub gpu_devices: GpuDevices,
+    /// Attention kernels that need less memory: `auto` uses them on the GPU only.
+    pub flash_attention: Switch,
+    /// Decoders searched in parallel; 1 is greedy. From 1 to 8.
+    pub beam_size: u32,
+    /// Run the encoder over the window's length instead of 30 s: `auto` by model, `on`, `off`.
+    pub short_context: Switch,
+    /// Unload a model's engine after so many idle seconds; 0 keeps it.
+    pub idle_unload_seconds: u64,
+}
+
+/// Which GPUs to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GpuDevices {
+    /// The word `all`.
+    All(AllWord),
+    /// Device numbers as the backend counts them.
+    List(Vec<u32>),
+}
+
+/// The word `all`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllWord {
+    /// Every device.
+    All,
+}
+
+/// A choice the program can make by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// The program decides.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// `auto` or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Count {
+    /// The word `auto`.
+    #[default]
+    #[serde(serialize_with = "serialize_auto")]
+    Auto,
+    /// A fixed number.
+    Fixed(usize),
+}
+
+impl Count {
+    /// The fixed number, or `auto`'s value.
+    pub fn or(self, auto: usize) -> usize {
+        match self {
+            Self::Auto => auto,
+            Self::Fixed(n) => n,
+        }
+    }
+}
+
+/// `[performance]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PerformanceConfig {
+    /// Threads that all running windows share: `auto` takes the cores this process may use.
+    pub whisper_threads: Count,
+    /// Windows run side by side on one device: `auto` takes one a core (CPU), or what free memory allows (GPU).
+    pub slots: Count,
+    /// Requests in service at once.
+    pub max_concurrent_requests: usize,
+    /// Requests that may wait beyond those; one more gets 429 with `Retry-After`.
+    pub queue_length: usize,
+    /// A window may take this many times what the measured rate promises before its engine is killed.
+    pub watchdog_factor: f64,
+}
+
+/// `[audio]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AudioConfig {
+    /// Longest recording in seconds.
+    pub max_duration_seconds: u64,
+    /// Most channels.
+    pub max_channels: u16,
+    /// Highest sample rate in Hz.
+    pub max_sample_rate_hz: u32,
+    /// Most tracks in a container.
+    pub max_tracks: usize,
+    /// Most MiB of tags and pictures read.
+    pub max_metadata_mb: usize,
+    /// Longest decoding in seconds for each second of audio (ten seconds are always allowed).
+    pub max_decode_seconds_per_second: f64,
+    /// Uploads above this many MiB go to a temporary file.
+    pub spool_memory_mb: usize,
+    /// Folder of temporary files; absent: the system's.
+    pub spool_dir: Option<PathBuf>,
+    /// `auto` lets an installed `ffmpeg` decode what this program cannot; `off` never.
+    pub ffmpeg: FfmpegSetting,
+}
+
+/// Whether ffmpeg may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FfmpegSetting {
+    /// When it is installed and nothing else decodes the recording.
+    Auto,
+    /// Never.
+    #[default]
+    Off,
+}
+
+/// `[speech]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpeechConfig {
+    /// Find speech first; silence then never reaches the model.
+    pub vad: bool,
+    /// Voice probability from 0 to 1 at which speech begins.
+    pub threshold: f32,
+    /// Voice probability below which speech may end (hysteresis).
+    pub threshold_end: f32,
+    /// Silence in milliseconds that ends a stretch of speech.
+    pub min_silence_ms: u32,
+    /// Shorter bursts than this many milliseconds are not speech.
+    pub min_speech_ms: u32,
+    /// Milliseconds kept before and after speech.
+    pub padding_ms: u32,
+    /// Windows are cut at the best silence before this many seconds, at most 30.
+    pub max_window_seconds: f32,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            locale: LocaleSetting::Auto,
+            api_keys: Vec::new(),
+            max_file_size_mb: 2048,
+            shutdown_grace_seconds: 30,
+            body_idle_timeout_seconds: 30,
+            strict_api_version: false,
+            strict_deployments: false,
+            stream_whisper_1: true,
+            cors_origins: vec!["*".to_owned()],
+        }
+    }
+}
+
+impl Default for WhisperConfig {
+    fn default() -> Self {
+        Self {
+            model_path: "models/ggml-large-v3-turbo-q5_0.bin".to_owned(),
+            fallback_model: "base-q8_0".to_owned(),
+            auto_download: true,
+            language: "auto".to_owned(),
+            enable_gpu: true,
+            gpu_devices: GpuDevices::All(AllWord::All),
+            flash_attention: Switch::Auto,
+            beam_size: 1,
+            short_context: Switch::Auto,
+            idle_unload_seconds: 0,
+        }
+    }
+}
+
+impl Default for PerformanceConfig {
+    fn default() -> Self {
+        Self {
+            whisper_threads: Count::Auto,
+            slots: Count::Auto,
+            max_concurrent_requests: 16,
+            queue_length: 64,
+            watchdog_factor: 20.0,
+        }
+    }
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self {
+            max_duration_seconds: 24 * 3600,
+            max_channels: 32,
+            max_sample_rate_hz: 768_000,
+            max_tracks: 64,
+            max_metadata_mb: 16,
+            max_decode_seconds_per_second: 1.0,
+            spool_memory_mb: 4,
+            spool_dir: None,
+            ffmpeg: FfmpegSetting::Off,
+        }
+    }
+}
+
+impl Default for SpeechConfig {
+    fn default() -> Self {
+        Self {
+            vad: true,
+            threshold: 0.5,
+            threshold_end: 0.35,
+            min_silence_ms: 300,
+            min_speech_ms: 100,
+            padding_ms: 200,
+            max_window_seconds: 28.0,
+        }
+    }
+}

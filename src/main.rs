@@ -1,0 +1,3 @@
+//! Flags → configuration → application → exit code.
+
+fn main() {}
