@@ -37,3 +37,101 @@ pub enum JobEvent {
     /// The end; holds every segment again.
     Finished(Box<Transcript>),
 }
+
+/// Why a request got no transcript.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The recording is at fault, or the disk.
+    #[error(transparent)]
+    Audio(#[from] crate::audio::AudioError),
+    /// Nobody knows that name and `server.strict_deployments` is on.
+    #[error("unknown deployment or model `{name}`")]
+    UnknownDeployment {
+        /// As the client wrote it.
+        name: String,
+    },
+    /// No engine can be had: no model, or a build without `whisper`.
+    #[error("no transcription is possible: {reason}")]
+    Unavailable {
+        /// One sentence.
+        reason: String,
+    },
+    /// Engines failed on this recording more often than is retried.
+    #[error("transcription failed: {detail}")]
+    Failed {
+        /// For the log.
+        detail: String,
+    },
+    /// The client left or the server stops.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// All places are taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Busy {
+    /// When a place is likely to be free, from the measured rate; at least one second.
+    pub retry_after: std::time::Duration,
+}
+
+/// A place among the requests in service. Held until the work ends, not until the client leaves.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    permit: std::sync::Arc<dyn std::any::Any + Send + Sync>,
+}
+
+impl Ticket {
+    /// Wraps whatever frees the place when the last clone is dropped.
+    pub fn new(permit: impl std::any::Any + Send + Sync) -> Self {
+        Self { permit: std::sync::Arc::new(permit) }
+    }
+
+    /// How many hold this place.
+    pub fn holders(&self) -> usize {
+        std::sync::Arc::strong_count(&self.permit)
+    }
+}
+
+/// A model as `/models` lists it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ModelInfo {
+    /// Catalogue name, deployment name or file stem.
+    pub id: String,
+    /// Seconds since 1970 of the file, or of the release.
+    pub created: i64,
+    /// File on disk, relative to the configuration's folder.
+    pub file: Option<String>,
+    /// Bytes on disk or in the catalogue.
+    pub bytes: Option<u64>,
+    /// On disk and whole.
+    pub installed: bool,
+    /// An engine holds it now.
+    pub loaded: bool,
+    /// Serves names that nobody knows.
+    pub default: bool,
+    /// The name comes from `[deployments]`.
+    pub deployment: bool,
+    /// Knows languages other than English.
+    pub multilingual: bool,
+}
+
+/// A running request. Dropping it cancels the work.
+#[derive(Debug)]
+pub struct JobHandle {
+    /// Segments while they come, then one `Finished` or one error, then the end.
+    pub events: tokio::sync::mpsc::Receiver<Result<JobEvent, JobError>>,
+    /// Cancels the job when dropped.
+    pub cancel: tokio_util::sync::DropGuard,
+}
+
+/// What `http` needs of the rest. The real one is `jobs::runner::Jobs`; tests may script one.
+pub trait JobRunner: Send + Sync + 'static {
+    /// Takes a place before an upload is read.
+    fn admit(&self) -> Result<Ticket, Busy>;
+    /// Checks a deployment or model name before an upload is read; `Ok` names the model that will serve it.
+    fn resolve(&self, name: &str) -> Result<String, JobError>;
+    /// Starts the work; returns at once.
+    fn start(&self, audio: crate::audio::UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle;
+    /// Everything that `/models` lists.
+    fn models(&self) -> Vec<ModelInfo>;
+}
