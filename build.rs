@@ -1,1 +1,5 @@
-fn main() { println!("cargo:rerun-if-changed=build.rs"); }
+//! Build-time facts.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+}

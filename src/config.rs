@@ -3,7 +3,7 @@
 //! The fields' comments are the user's documentation; `config.toml` repeats them and a test keeps both equal.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -124,15 +124,42 @@ pub enum Switch {
 }
 
 /// `auto` or a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Count {
     /// The word `auto`.
     #[default]
-    #[serde(serialize_with = "serialize_auto")]
     Auto,
     /// A fixed number.
     Fixed(usize),
+}
+
+impl Serialize for Count {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => s.serialize_str("auto"),
+            Self::Fixed(n) => s.serialize_u64(*n as u64),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Number(usize),
+            Word(String),
+        }
+        match Raw::deserialize(d) {
+            Ok(Raw::Number(n)) if n > 0 => Ok(Self::Fixed(n)),
+            Ok(Raw::Word(w)) if w == "auto" => Ok(Self::Auto),
+            // The environment gives every value as text.
+            Ok(Raw::Word(w)) if w.parse::<usize>().is_ok_and(|n| n > 0) => {
+                Ok(Self::Fixed(w.parse().unwrap_or(1)))
+            }
+            _ => Err(serde::de::Error::custom("expected \"auto\" or a number above 0")),
+        }
+    }
 }
 
 impl Count {
