@@ -1,1 +1,78 @@
-//! x
+//! Counters since the start; `/stats` shows them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(std::sync::atomic::AtomicI64);
+
+impl Gauge {
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn value(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything counted. Durations are in microseconds inside, seconds outside.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Requests that got their transcript.
+    pub succeeded: Counter,
+    /// Requests answered with a client's mistake (4xx), those below apart.
+    pub rejected: Counter,
+    /// Requests refused for want of a place (429).
+    pub busy: Counter,
+    /// Requests answered with a fault of ours (5xx).
+    pub failed: Counter,
+    /// Requests whose client left.
+    pub cancelled: Counter,
+    /// Requests in service now, waiting ones included.
+    pub in_flight: Gauge,
+    /// Windows waiting for a core now.
+    pub windows_waiting: Gauge,
+    /// Windows running now.
+    pub windows_running: Gauge,
+    /// Windows transcribed.
+    pub windows: Counter,
+    /// Audio decoded for finished requests, in microseconds.
+    pub audio_us: Counter,
+    /// Audio that reached the model, in microseconds.
+    pub speech_us: Counter,
+    /// Engine time, in microseconds of wall time summed over windows.
+    pub inference_us: Counter,
+    /// Wall time of finished requests from first byte to last, in microseconds.
+    pub request_us: Counter,
+    /// Engine processes that ended and were started again.
+    pub engine_restarts: Counter,
+    /// Moves from a GPU to the CPU.
+    pub fallbacks: Counter,
+    /// Windows run again after their engine died.
+    pub window_retries: Counter,
+    /// Windows whose shortened encoder context gave a doubtful result.
+    pub full_context_retries: Counter,
+    /// Segments that were dropped as repetition or invention.
+    pub segments_dropped: Counter,
+    /// Engines stopped by the watchdog.
+    pub watchdog_kills: Counter,
+}

@@ -1,1 +1,18 @@
-//! x
+//! Windows in, their transcripts out: the processes that run whisper.cpp, and the messages between.
+//!
+//! The server never calls whisper.cpp itself. ggml aborts the process on device faults, failed asserts and
+//! exhausted memory; as a child that is one window to run again. [`process`] is the server's end of the pipe,
+//! [`child`] the engine's. Only [`whisper`] names `whisper_rs`.
+
+pub mod child;
+pub mod error;
+pub mod message;
+pub mod process;
+pub mod supervisor;
+#[cfg(feature = "whisper")]
+mod decode;
+#[cfg(feature = "whisper")]
+mod whisper;
+
+pub use error::EngineError;
+pub use message::{DecodeOptions, DeviceReport, EngineSpec};

@@ -1,6 +1,25 @@
 //! What the engine says of one window, and how windows become one transcript. Knows neither HTTP nor engines.
 
+mod assemble;
+mod words;
+
+use std::io::Write;
+
 use serde::{Deserialize, Serialize};
+
+pub use assemble::{Assembler, Place};
+
+/// Bytes ÷ bytes after zlib (openai-whisper `utils.py`, `compression_ratio`); 0 for nothing. High is repetitive.
+pub fn compression_ratio(text: &[u8]) -> f32 {
+    if text.is_empty() {
+        return 0.0;
+    }
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    match zlib.write_all(text).and_then(|()| zlib.finish()) {
+        Ok(compressed) => text.len() as f32 / compressed.len().max(1) as f32,
+        Err(_) => 0.0, // writing to memory does not fail
+    }
+}
 
 /// What to do with speech.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -1,0 +1,305 @@
+//! The engine process: reads frames on stdin, runs windows, writes frames on stdout, logs on stderr.
+//!
+//! The end of stdin ends the process, so it never outlives its server.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine, read_frame, write_frame};
+use crate::transcript::WindowTranscript;
+
+/// Exit code after a start that failed for a reason already told.
+const EXIT_START_FAILED: u8 = 3;
+
+/// What runs windows in this process.
+pub(super) trait Backend: Send + Sync {
+    /// What it runs on.
+    fn report(&self) -> DeviceReport;
+    /// One worker's own buffers.
+    fn slot(&self) -> Result<Box<dyn Slot>, String>;
+}
+
+/// One worker: runs one window at a time.
+pub(super) trait Slot: Send {
+    /// Runs a window. `Err(None)` when cancelled.
+    fn run(
+        &mut self,
+        samples: &[f32],
+        options: &DecodeOptions,
+        threads: u32,
+        cancel: &AtomicBool,
+    ) -> Result<WindowTranscript, Option<String>>;
+    /// First run, at the greatest decoder count: later ones then never allocate (whisper-notes W6).
+    fn warm(&mut self, threads: u32) -> Result<(), String>;
+}
+
+struct Job {
+    id: u64,
+    threads: u32,
+    options: DecodeOptions,
+    samples: Vec<f32>,
+    cancel: Arc<AtomicBool>,
+}
+
+/// Runs the engine process to its end.
+pub fn run() -> ExitCode {
+    match serve() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln_line(&format!("engine: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> io::Result<ExitCode> {
+    let out = Arc::new(Mutex::new(claim_stdout()?));
+    let mut input = BufReader::with_capacity(1 << 16, io::stdin());
+    let Some((ToEngine::Start(spec), _)) = read_frame(&mut input)? else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be `Start`"));
+    };
+    let mut slots = Vec::new();
+    let started = start(&spec, &mut slots);
+    let report = match started {
+        Ok(report) => report,
+        Err(reason) => {
+            send(&out, &FromEngine::StartFailed { reason })?;
+            return Ok(ExitCode::from(EXIT_START_FAILED));
+        }
+    };
+
+    let running: Arc<Mutex<HashMap<u64, Arc<AtomicBool>>>> = Arc::default();
+    let (jobs, queue) = mpsc::channel::<Job>();
+    let queue = Arc::new(Mutex::new(queue));
+    for (number, mut slot) in slots.into_iter().enumerate() {
+        let (queue, out, running) = (queue.clone(), out.clone(), running.clone());
+        std::thread::Builder::new().name(format!("slot-{number}")).spawn(move || {
+            loop {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(job) = next else { return };
+                let answer = run_job(slot.as_mut(), &job);
+                running.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id);
+                if send(&out, &answer).is_err() {
+                    return; // the server has gone; the main thread sees the end of stdin
+                }
+            }
+        })?;
+    }
+    send(&out, &FromEngine::Ready(report))?;
+
+    while let Some((message, samples)) = read_frame::<ToEngine>(&mut input)? {
+        match message {
+            ToEngine::Window { id, threads, options } => {
+                let cancel = Arc::new(AtomicBool::new(false));
+                running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cancel.clone());
+                if jobs.send(Job { id, threads, options, samples, cancel }).is_err() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            ToEngine::Cancel { id } => {
+                if let Some(cancel) = running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+                    cancel.store(true, Ordering::Relaxed);
+                }
+            }
+            ToEngine::Start(_) => eprintln_line("engine: a second `Start` was ignored"),
+        }
+    }
+    // Nobody is left to read results. Leaving without C++ destructors is intended: slots may still be running,
+    // and the system gives every byte back.
+    std::process::exit(0)
+}
+
+fn run_job(slot: &mut dyn Slot, job: &Job) -> FromEngine {
+    let id = job.id;
+    if job.cancel.load(Ordering::Relaxed) {
+        return FromEngine::Failed { id, detail: "cancelled".to_owned(), cancelled: true };
+    }
+    match slot.run(&job.samples, &job.options, job.threads, &job.cancel) {
+        Ok(transcript) => FromEngine::Done { id, transcript },
+        Err(None) => FromEngine::Failed { id, detail: "cancelled".to_owned(), cancelled: true },
+        Err(Some(detail)) => FromEngine::Failed { id, detail, cancelled: false },
+    }
+}
+
+fn start(spec: &EngineSpec, slots: &mut Vec<Box<dyn Slot>>) -> Result<DeviceReport, String> {
+    let began = std::time::Instant::now();
+    let backend = open_backend(spec)?;
+    for _ in 0..spec.slots.max(1) {
+        let mut slot = backend.slot()?;
+        slot.warm(spec.threads)?;
+        slots.push(slot);
+    }
+    let mut report = backend.report();
+    report.load_seconds = began.elapsed().as_secs_f32();
+    report.pid = std::process::id();
+    Ok(report)
+}
+
+fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    if let Some(script) = &spec.script {
+        return scripted::open(script);
+    }
+    #[cfg(feature = "whisper")]
+    {
+        super::whisper::open(spec)
+    }
+    #[cfg(not(feature = "whisper"))]
+    {
+        Err("this build has no inference: build with `--features whisper`".to_owned())
+    }
+}
+
+/// Takes stdout for frames and points file descriptor 1 at stderr: whisper.cpp prints there now and then.
+#[cfg(unix)]
+fn claim_stdout() -> io::Result<File> {
+    let pipe = rustix::io::dup(rustix::stdio::stdout())?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok(File::from(pipe))
+}
+
+#[cfg(not(unix))]
+fn claim_stdout() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
+}
+
+fn send(out: &Mutex<File>, message: &FromEngine) -> io::Result<()> {
+    write_frame(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), message, &[])
+}
+
+fn eprintln_line(line: &str) {
+    // A server that no longer reads is no reason to fail.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// An engine that follows a script: reaches states that a real one reaches once a year.
+mod scripted {
+    use super::{AtomicBool, Backend, DecodeOptions, DeviceReport, Duration, Ordering, Slot, WindowTranscript};
+    use crate::transcript::{WindowSegment, WindowToken};
+    use std::path::Path;
+
+    /// A JSON file: what each window does, and how long it takes.
+    #[derive(Debug, Clone, serde::Deserialize)]
+    #[serde(default)]
+    struct Script {
+        text: String,
+        delay_ms: u64,
+        /// `ok`, `abort`, `hang`, `fail`, `refuse_start`, `abort_at_start`
+        action: String,
+        /// Actions other than `ok` happen only while this file is absent; it is then made.
+        once: Option<std::path::PathBuf>,
+        language: String,
+    }
+
+    impl Default for Script {
+        fn default() -> Self {
+            Self {
+                text: " Scripted words.".to_owned(),
+                delay_ms: 0,
+                action: "ok".to_owned(),
+                once: None,
+                language: "en".to_owned(),
+            }
+        }
+    }
+
+    impl Script {
+        fn action(&self) -> &str {
+            if let Some(marker) = &self.once
+                && (self.action != "ok")
+                && std::fs::File::create_new(marker).is_err()
+            {
+                return "ok";
+            }
+            &self.action
+        }
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Box<dyn Backend>, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let script: Script = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        if script.action.ends_with("start") {
+            match script.action() {
+                "refuse_start" => return Err("the script refuses to start".to_owned()),
+                "abort_at_start" => std::process::abort(),
+                _ => {}
+            }
+        }
+        Ok(Box::new(Scripted(script)))
+    }
+
+    struct Scripted(Script);
+
+    impl Backend for Scripted {
+        fn report(&self) -> DeviceReport {
+            DeviceReport {
+                backend: "scripted".to_owned(),
+                device: "scripted".to_owned(),
+                multilingual: true,
+                ..DeviceReport::default()
+            }
+        }
+
+        fn slot(&self) -> Result<Box<dyn Slot>, String> {
+            Ok(Box::new(ScriptedSlot(self.0.clone())))
+        }
+    }
+
+    struct ScriptedSlot(Script);
+
+    impl Slot for ScriptedSlot {
+        fn run(
+            &mut self,
+            samples: &[f32],
+            options: &DecodeOptions,
+            _threads: u32,
+            cancel: &AtomicBool,
+        ) -> Result<WindowTranscript, Option<String>> {
+            match self.0.action() {
+                "abort" => std::process::abort(),
+                "hang" => loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                },
+                "fail" => return Err(Some("the script says so".to_owned())),
+                _ => {}
+            }
+            for _ in 0..self.0.delay_ms.div_ceil(10) {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(None);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let tokens = self
+                .0
+                .text
+                .split_inclusive(' ')
+                .enumerate()
+                .map(|(i, piece)| WindowToken {
+                    id: i as i32,
+                    bytes: piece.as_bytes().to_vec(),
+                    logprob: -0.1,
+                    onset: options.word_times.then_some(i as f32 * 0.1),
+                })
+                .collect();
+            Ok(WindowTranscript {
+                segments: vec![WindowSegment {
+                    start: 0.0,
+                    end: samples.len() as f32 / crate::audio::SAMPLE_RATE_HZ as f32,
+                    tokens,
+                    no_speech_prob: 0.0,
+                }],
+                language: options.language.clone().or_else(|| Some(self.0.language.clone())),
+                ..WindowTranscript::default()
+            })
+        }
+
+        fn warm(&mut self, _threads: u32) -> Result<(), String> {
+            Ok(())
+        }
+    }
+}

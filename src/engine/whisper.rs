@@ -1,0 +1,820 @@
+//! whisper.cpp through whisper-rs: the only file that names `whisper_rs`.
+//!
+//! One context holds the weights; every slot has a state. Plain windows are decoded by [`super::decode`] over
+//! encoder and decoder steps; beam search, temperatures above 0 and word times go through `whisper_full`.
+//! Word times need a second context with attention alignment switched on, loaded when first asked for.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use whisper_rs::whisper_rs_sys as sys;
+use whisper_rs::{
+    DtwMode, DtwModelPreset, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
+    WhisperContextParameters, WhisperError, WhisperState,
+};
+
+use super::child::{Backend, Slot};
+use super::decode::{self, Choice, Hypothesis, Special, StepError, Steps, Vocabulary};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec};
+use crate::audio::SAMPLE_RATE_HZ;
+use crate::languages::LANGUAGES;
+use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
+
+/// Encoder positions for each second (30 s have 1,500).
+const POSITIONS_PER_SECOND: f32 = 50.0;
+/// Positions beyond the window's end. Fewer make `base` repeat itself (docs/performance.md).
+const CONTEXT_MARGIN: u32 = 64;
+/// whisper.cpp reads past the end of very short inputs and answers nothing below 0.1 s.
+const SHORTEST_INPUT_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+/// Mean log probability below which a result is doubtful (openai-whisper `logprob_threshold`).
+const MIN_AVG_LOGPROB: f32 = -1.0;
+/// Text that compresses better than this repeats itself (openai-whisper `compression_ratio_threshold`).
+const MAX_COMPRESSION_RATIO: f32 = 2.4;
+/// Probability above which a doubtful result is silence (openai-whisper `no_speech_threshold`).
+const NO_SPEECH_THRESHOLD: f32 = 0.6;
+/// Each fallback is this much warmer (openai-whisper `temperature` 0.0, 0.2 … 1.0).
+const TEMPERATURE_STEP: f32 = 0.2;
+/// Decoders sampled at temperatures above 0 (openai-whisper `best_of`).
+const BEST_OF: u32 = 5;
+/// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
+const REMAINDER_SECONDS: f32 = 1.0;
+/// Passes over one window at most; each takes at least one segment off its front.
+const MAX_PASSES: usize = 8;
+/// Room that scratch buffers need beyond the weights, in bytes, before a GPU is tried at all.
+const GPU_HEADROOM_BYTES: u64 = 384 << 20;
+
+/// What ggml and whisper.cpp log while starting: errors and lines about devices.
+static DEVICE_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+const DEVICE_LOG_LINES: usize = 100;
+
+/// Loads the model on the device asked for.
+pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    install_log();
+    let mut picked = None;
+    if let Some(number) = spec.gpu_device {
+        let device = gpu_devices()
+            .into_iter()
+            .nth(number as usize)
+            .ok_or_else(|| no_gpu_reason(number))?;
+        check_gpu_memory(&device, &spec.model)?;
+        picked = Some(device);
+    }
+    let mut parameters = WhisperContextParameters::default();
+    parameters.use_gpu(picked.is_some());
+    parameters.gpu_device(spec.gpu_device.unwrap_or(0) as i32);
+    parameters.flash_attn(spec.flash_attention);
+    let context = WhisperContext::new_with_params(&spec.model, parameters)
+        .map_err(|e| format!("whisper.cpp cannot load `{}`: {e}", spec.model.display()))?;
+    let model_type = context.model_type_readable_str_lossy().map(|s| s.into_owned()).unwrap_or_default();
+    let vocabulary = Arc::new(vocabulary(&context));
+    Ok(Box::new(Whisper {
+        alignment: Arc::new(Alignment {
+            model: spec.model.clone(),
+            preset: alignment_preset(&context),
+            gpu_device: spec.gpu_device,
+            context: OnceLock::new(),
+        }),
+        context: Arc::new(context),
+        vocabulary,
+        spec: spec.clone(),
+        picked,
+        model_type,
+    }))
+}
+
+struct Whisper {
+    context: Arc<WhisperContext>,
+    alignment: Arc<Alignment>,
+    vocabulary: Arc<Vocabulary>,
+    spec: EngineSpec,
+    picked: Option<Device>,
+    model_type: String,
+}
+
+impl Backend for Whisper {
+    fn report(&self) -> DeviceReport {
+        let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // ggml may list a device and still fail to use it; what it used it says in its log.
+        let refused = log.iter().any(|l| l.contains("failed to initialize") || l.contains("no GPU found"));
+        let gpu = self.picked.clone().filter(|_| !refused);
+        let memory = gpu.as_ref().map(Device::memory);
+        DeviceReport {
+            gpu: gpu.is_some(),
+            backend: gpu.as_ref().map_or_else(|| "CPU".to_owned(), |d| d.backend.clone()),
+            device: gpu.as_ref().map_or_else(|| "CPU".to_owned(), |d| d.name.clone()),
+            description: gpu.as_ref().map_or_else(cpu_description, |d| d.description.clone()),
+            memory_total_bytes: memory.map(|m| m.1),
+            memory_free_bytes: memory.map(|m| m.0),
+            listed_devices: listed_devices(),
+            system_info: whisper_rs::print_system_info().to_owned(),
+            device_log: log,
+            multilingual: self.context.is_multilingual(),
+            model_type: self.model_type.clone(),
+            model_ftype: self.context.model_ftype(),
+            word_times: self.alignment.preset.is_some(),
+            flash_attention: self.spec.flash_attention,
+            load_seconds: 0.0,
+            pid: 0,
+        }
+    }
+
+    fn slot(&self) -> Result<Box<dyn Slot>, String> {
+        let state = self
+            .context
+            .create_state()
+            .map_err(|e| format!("whisper.cpp cannot set up a state (memory?): {e}"))?;
+        Ok(Box::new(WhisperSlot {
+            state,
+            aligned: None,
+            context: self.context.clone(),
+            alignment: self.alignment.clone(),
+            vocabulary: self.vocabulary.clone(),
+            max_decoders: self.spec.max_decoders.clamp(1, 8),
+        }))
+    }
+}
+
+/// The context that also gives word times.
+struct Alignment {
+    model: PathBuf,
+    preset: Option<DtwModelPreset>,
+    gpu_device: Option<u32>,
+    context: OnceLock<Result<WhisperContext, String>>,
+}
+
+impl Alignment {
+    fn state(&self) -> Result<WhisperState, String> {
+        let context = self.context.get_or_init(|| {
+            let preset = self.preset.clone().ok_or("word times cannot be had from this model")?;
+            let mut parameters = WhisperContextParameters::default();
+            parameters.use_gpu(self.gpu_device.is_some());
+            parameters.gpu_device(self.gpu_device.unwrap_or(0) as i32);
+            parameters.flash_attn(false); // alignment needs the attention matrix that flash attention never makes
+            parameters.dtw_parameters(DtwParameters {
+                mode: DtwMode::ModelPreset { model_preset: preset },
+                ..DtwParameters::default()
+            });
+            WhisperContext::new_with_params(&self.model, parameters).map_err(|e| e.to_string())
+        });
+        match context {
+            Ok(context) => context.create_state().map_err(|e| e.to_string()),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+struct WhisperSlot {
+    state: WhisperState,
+    aligned: Option<WhisperState>,
+    context: Arc<WhisperContext>,
+    alignment: Arc<Alignment>,
+    vocabulary: Arc<Vocabulary>,
+    max_decoders: u32,
+}
+
+impl Slot for WhisperSlot {
+    fn run(
+        &mut self,
+        samples: &[f32],
+        options: &DecodeOptions,
+        threads: u32,
+        cancel: &AtomicBool,
+    ) -> Result<WindowTranscript, Option<String>> {
+        let began = Instant::now();
+        let window = Input::new(samples);
+        let result = self.transcribe(&window, options, threads.max(1), cancel);
+        let mut transcript = result.map_err(|e| match e {
+            StepError::Cancelled => None,
+            StepError::Engine(detail) => Some(detail),
+        })?;
+        transcript.inference_seconds = began.elapsed().as_secs_f32();
+        Ok(transcript)
+    }
+
+    fn warm(&mut self, threads: u32) -> Result<(), String> {
+        let silence = vec![0.0; SHORTEST_INPUT_SAMPLES];
+        let mut params = FullParams::new(SamplingStrategy::BeamSearch {
+            beam_size: self.max_decoders as i32,
+            patience: -1.0,
+        });
+        quiet(&mut params, threads);
+        params.set_temperature_inc(0.0);
+        params.set_audio_ctx(128);
+        params.set_max_tokens(2);
+        self.state.full(params, &silence).map_err(|e| format!("the first run failed: {e}"))
+    }
+}
+
+/// A window's samples, padded so that whisper.cpp takes them.
+struct Input<'a> {
+    samples: std::borrow::Cow<'a, [f32]>,
+    seconds: f32,
+}
+
+impl<'a> Input<'a> {
+    fn new(samples: &'a [f32]) -> Self {
+        let seconds = samples.len() as f32 / SAMPLE_RATE_HZ as f32;
+        let samples = if samples.len() < SHORTEST_INPUT_SAMPLES {
+            let mut padded = samples.to_vec();
+            padded.resize(SHORTEST_INPUT_SAMPLES, 0.0);
+            padded.into()
+        } else {
+            samples.into()
+        };
+        Self { samples, seconds }
+    }
+
+    fn context(&self, short: bool, full: u32) -> u32 {
+        if !short {
+            return full;
+        }
+        let seconds = self.samples.len() as f32 / SAMPLE_RATE_HZ as f32;
+        let needed = (seconds * POSITIONS_PER_SECOND).ceil() as u32 + CONTEXT_MARGIN;
+        needed.next_multiple_of(32).min(full)
+    }
+}
+
+impl WhisperSlot {
+    fn transcribe(
+        &mut self,
+        window: &Input<'_>,
+        options: &DecodeOptions,
+        threads: u32,
+        cancel: &AtomicBool,
+    ) -> Result<WindowTranscript, StepError> {
+        let full = self.context.model_n_audio_ctx() as u32;
+        let short = window.context(options.short_context, full);
+        let plain = options.temperature == 0.0 && options.beam_size <= 1;
+
+        let mut language = options.language.as_deref().and_then(language_index);
+        if !plain || options.word_times {
+            if language.is_none() && !self.vocabulary.languages.is_empty() {
+                self.encode(window, short, 0, threads)?;
+                language = self.detect(options, threads)?;
+            }
+            let temperature = (options.temperature, TEMPERATURE_STEP);
+            let ask = FullRun { language, context: short, temperature, aligned: options.word_times };
+            let first = self.full(window, options, &ask, threads, cancel)?;
+            if short == full || !doubtful(&first, window.seconds) {
+                return Ok(first);
+            }
+            let again = self.full(window, options, &FullRun { context: full, ..ask }, threads, cancel)?;
+            return Ok(better(first, WindowTranscript { full_context_retry: true, ..again }));
+        }
+
+        let first = self.greedy(window, options, language, short, threads, cancel)?;
+        if !doubtful(&first, window.seconds) {
+            return Ok(first);
+        }
+        language = first.language.as_deref().and_then(language_index);
+        let mut best = first;
+        if short < full {
+            let again = self.greedy(window, options, language, full, threads, cancel)?;
+            best = better(best, WindowTranscript { full_context_retry: true, ..again });
+            best.full_context_retry = true;
+            if !doubtful(&best, window.seconds) {
+                return Ok(best);
+            }
+        }
+        let retried = best.full_context_retry;
+        let ask = FullRun {
+            language,
+            context: full,
+            temperature: (TEMPERATURE_STEP, TEMPERATURE_STEP),
+            aligned: false,
+        };
+        let warm = self.full(window, options, &ask, threads, cancel)?;
+        Ok(WindowTranscript { full_context_retry: retried, ..better(best, warm) })
+    }
+
+    /// Puts the window's spectrogram and encoder length into the state, then encodes from `offset` (10 ms steps).
+    fn encode(&mut self, window: &Input<'_>, context: u32, offset: usize, threads: u32) -> Result<(), StepError> {
+        // There is no call that sets the encoder's length. `whisper_full` over the first 100 ms does nothing
+        // else: it stores the spectrogram and the length and finds too little to decode.
+        let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+        quiet(&mut params, threads);
+        params.set_duration_ms(100);
+        params.set_audio_ctx(context as i32);
+        self.state.full(params, &window.samples).map_err(engine_error)?;
+        self.state.encode(offset, threads as usize).map_err(engine_error)
+    }
+
+    fn detect(&mut self, options: &DecodeOptions, threads: u32) -> Result<Option<usize>, StepError> {
+        let start = self.vocabulary.start_of_transcript;
+        self.state.decode(&[start], 0, threads as usize).map_err(engine_error)?;
+        let logits = self.state.get_logits().map_err(engine_error)?;
+        Ok(decode::language(logits, &self.vocabulary, &candidates(options)).map(|(index, _)| index))
+    }
+
+    fn greedy(
+        &mut self,
+        window: &Input<'_>,
+        options: &DecodeOptions,
+        mut language: Option<usize>,
+        context: u32,
+        threads: u32,
+        cancel: &AtomicBool,
+    ) -> Result<WindowTranscript, StepError> {
+        let v = self.vocabulary.clone();
+        let prompt = self.prompt_tokens(options.prompt.as_deref());
+        let mut transcript = WindowTranscript::default();
+        let mut offset_seconds = 0.0_f32;
+        for pass in 0..MAX_PASSES {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(StepError::Cancelled);
+            }
+            self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
+            let mut run = Run { state: &mut self.state, position: 0, threads: threads as usize, cancel };
+            let mut logits = Vec::new();
+            if !prompt.is_empty() && pass == 0 {
+                run.step(v.previous, &mut logits)?;
+                run.feed(&prompt)?;
+            }
+            run.step(v.start_of_transcript, &mut logits)?;
+            let no_speech_prob = decode::probability(&logits, v.no_speech);
+            if !v.languages.is_empty() {
+                if language.is_none() {
+                    language = decode::language(&logits, &v, &candidates(options)).map(|(i, _)| i);
+                }
+                run.step(v.languages.start + language.unwrap_or(0) as i32, &mut logits)?;
+                let task = match options.task {
+                    Task::Transcribe => v.transcribe,
+                    Task::Translate => v.translate,
+                };
+                run.step(task, &mut logits)?;
+            }
+            let left = window.seconds - offset_seconds;
+            let last_timestamp =
+                v.first_timestamp + (left.min(30.0) / decode::TIMESTAMP_STEP_SECONDS).ceil() as i32;
+            let last_timestamp = last_timestamp.min(v.size as i32 - 1);
+            // Nobody says more than about 20 tokens a second.
+            let max_tokens = v.max_tokens.min(24 + (left * 24.0) as usize);
+            let hypothesis = decode::greedy(&mut run, &v, &mut logits, last_timestamp, max_tokens)?;
+            let silent = no_speech_prob > NO_SPEECH_THRESHOLD && hypothesis.avg_logprob < MIN_AVG_LOGPROB;
+            if silent {
+                break;
+            }
+            let consumed = self.append(&mut transcript, &hypothesis, offset_seconds, left, no_speech_prob);
+            offset_seconds += consumed;
+            if !hypothesis.complete || window.seconds - offset_seconds < REMAINDER_SECONDS {
+                break;
+            }
+        }
+        transcript.language = self.language_code(language);
+        Ok(transcript)
+    }
+
+    /// Cuts a hypothesis into segments; returns how many seconds of audio it covers.
+    fn append(
+        &self,
+        transcript: &mut WindowTranscript,
+        hypothesis: &Hypothesis,
+        offset: f32,
+        left: f32,
+        no_speech_prob: f32,
+    ) -> f32 {
+        let v = &self.vocabulary;
+        let mut current: Vec<Choice> = Vec::new();
+        let mut start = 0.0;
+        let mut last_end = None;
+        let mut push = |tokens: &mut Vec<Choice>, start: f32, end: f32| {
+            if tokens.iter().any(|t| t.id < v.end_of_text) {
+                transcript.segments.push(WindowSegment {
+                    start: offset + start,
+                    end: offset + end.min(left),
+                    tokens: tokens.iter().map(|t| self.token(*t)).collect(),
+                    no_speech_prob,
+                });
+            }
+            tokens.clear();
+        };
+        for token in &hypothesis.tokens {
+            let has_text = current.iter().any(|t| t.id < v.end_of_text);
+            current.push(*token);
+            if token.id >= v.first_timestamp {
+                let at = v.seconds(token.id);
+                if has_text {
+                    push(&mut current, start, at);
+                    last_end = Some(at);
+                }
+                start = at;
+            }
+        }
+        let ended_in_text = current.iter().any(|t| t.id < v.end_of_text);
+        push(&mut current, start, left);
+        // Two timestamps at the end: the model itself says that more follows. One or none: the window is done.
+        let mut tail = hypothesis.tokens.iter().rev();
+        let is_time = |t: Option<&Choice>| t.is_some_and(|t| t.id >= v.first_timestamp);
+        let more_follows = is_time(tail.next()) && is_time(tail.next());
+        match last_end {
+            Some(end) if more_follows && !ended_in_text && end > 0.0 => end,
+            _ => left,
+        }
+    }
+
+    fn token(&self, choice: Choice) -> WindowToken {
+        let bytes = if choice.id < self.vocabulary.end_of_text {
+            self.context.token_to_bytes(choice.id).map(<[u8]>::to_vec).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        WindowToken { id: choice.id, bytes, logprob: choice.logprob, onset: None }
+    }
+
+    fn prompt_tokens(&self, prompt: Option<&str>) -> Vec<i32> {
+        let Some(prompt) = prompt.map(str::trim).filter(|p| !p.is_empty()) else { return Vec::new() };
+        // openai-whisper puts a space before it and keeps the last half of the text context, less one.
+        let tokens = self.context.tokenize(&format!(" {prompt}"), prompt.len() + 8).unwrap_or_default();
+        let keep = self.context.model_n_text_ctx() as usize / 2 - 1;
+        tokens[tokens.len().saturating_sub(keep)..].to_vec()
+    }
+
+    fn language_code(&self, index: Option<usize>) -> Option<String> {
+        if self.vocabulary.languages.is_empty() {
+            return Some("en".to_owned());
+        }
+        index.and_then(|i| LANGUAGES.get(i)).map(|(code, _)| (*code).to_owned())
+    }
+
+    fn full(
+        &mut self,
+        window: &Input<'_>,
+        options: &DecodeOptions,
+        ask: &FullRun,
+        threads: u32,
+        cancel: &AtomicBool,
+    ) -> Result<WindowTranscript, StepError> {
+        let best_of = BEST_OF.min(self.max_decoders) as i32;
+        let strategy = if options.beam_size > 1 {
+            SamplingStrategy::BeamSearch {
+                beam_size: options.beam_size.min(self.max_decoders) as i32,
+                patience: -1.0,
+            }
+        } else {
+            SamplingStrategy::Greedy { best_of }
+        };
+        let prompt = self.prompt_tokens(options.prompt.as_deref());
+        let mut params = FullParams::new(strategy);
+        quiet(&mut params, threads);
+        params.set_tokens(&prompt);
+        let code = ask.language.and_then(|i| LANGUAGES.get(i)).map_or("en", |(code, _)| *code);
+        params.set_language(Some(code));
+        params.set_translate(options.task == Task::Translate);
+        params.set_temperature(ask.temperature.0);
+        params.set_temperature_inc(ask.temperature.1);
+        params.set_audio_ctx(ask.context as i32);
+        params.set_logprob_thold(MIN_AVG_LOGPROB);
+        params.set_no_speech_thold(NO_SPEECH_THRESHOLD);
+        set_abort(&mut params, cancel);
+
+        let state = if ask.aligned {
+            if self.aligned.is_none() {
+                self.aligned = Some(self.alignment.state().map_err(StepError::Engine)?);
+            }
+            self.aligned.as_mut().unwrap_or(&mut self.state)
+        } else {
+            &mut self.state
+        };
+        let outcome = state.full(params, &window.samples);
+        if cancel.load(Ordering::Relaxed) {
+            return Err(StepError::Cancelled);
+        }
+        outcome.map_err(engine_error)?;
+
+        let mut transcript = WindowTranscript {
+            temperature: ask.temperature.0,
+            language: self.language_code(ask.language),
+            ..WindowTranscript::default()
+        };
+        let state = if ask.aligned { self.aligned.as_ref().unwrap_or(&self.state) } else { &self.state };
+        for segment in state.as_iter() {
+            let mut tokens = Vec::new();
+            for index in 0..segment.n_tokens() {
+                let Some(token) = segment.get_token(index) else { continue };
+                let data = token.token_data();
+                if data.id == self.vocabulary.end_of_text {
+                    continue;
+                }
+                let is_text = data.id < self.vocabulary.end_of_text;
+                tokens.push(WindowToken {
+                    id: data.id,
+                    bytes: if is_text {
+                        token.to_bytes().map(<[u8]>::to_vec).unwrap_or_default()
+                    } else {
+                        Vec::new()
+                    },
+                    logprob: if data.plog.is_finite() { data.plog.min(0.0) } else { -100.0 },
+                    onset: (ask.aligned && is_text && data.t_dtw >= 0).then_some(data.t_dtw as f32 / 100.0),
+                });
+            }
+            transcript.segments.push(WindowSegment {
+                start: (segment.start_timestamp() as f32 / 100.0).min(window.seconds),
+                end: (segment.end_timestamp() as f32 / 100.0).min(window.seconds),
+                tokens,
+                no_speech_prob: segment.no_speech_probability(),
+            });
+        }
+        Ok(transcript)
+    }
+}
+
+/// One call of `whisper_full`.
+#[derive(Clone, Copy)]
+struct FullRun {
+    language: Option<usize>,
+    context: u32,
+    /// First, step.
+    temperature: (f32, f32),
+    aligned: bool,
+}
+
+/// Decoder steps on a state.
+struct Run<'s> {
+    state: &'s mut WhisperState,
+    position: usize,
+    threads: usize,
+    cancel: &'s AtomicBool,
+}
+
+impl Run<'_> {
+    /// Several tokens at once; `whisper-rs` shows only the first token's logits then, so none are taken.
+    fn feed(&mut self, tokens: &[i32]) -> Result<(), StepError> {
+        self.state.decode(tokens, self.position, self.threads).map_err(engine_error)?;
+        self.position += tokens.len();
+        Ok(())
+    }
+}
+
+impl Steps for Run<'_> {
+    fn step(&mut self, token: i32, logits: &mut Vec<f32>) -> Result<(), StepError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(StepError::Cancelled);
+        }
+        self.feed(&[token])?;
+        let fresh = self.state.get_logits().map_err(engine_error)?;
+        logits.clear();
+        logits.extend_from_slice(fresh);
+        Ok(())
+    }
+}
+
+fn engine_error(error: WhisperError) -> StepError {
+    StepError::Engine(error.to_string())
+}
+
+fn candidates(options: &DecodeOptions) -> Vec<usize> {
+    options.candidate_languages.iter().filter_map(|code| language_index(code)).collect()
+}
+
+fn language_index(code: &str) -> Option<usize> {
+    LANGUAGES.iter().position(|(known, _)| *known == code)
+}
+
+/// Openai-whisper's two doubts, a loop, and speech without a word.
+fn doubtful(transcript: &WindowTranscript, seconds: f32) -> bool {
+    let mut text = Vec::new();
+    let mut ids = Vec::new();
+    let mut sum = 0.0;
+    let mut count = 0;
+    for token in transcript.segments.iter().flat_map(|s| &s.tokens) {
+        text.extend_from_slice(&token.bytes);
+        sum += token.logprob;
+        count += 1;
+        if !token.bytes.is_empty() {
+            ids.push(token.id);
+        }
+    }
+    if count == 0 {
+        return false;
+    }
+    let no_speech = transcript.segments.iter().map(|s| s.no_speech_prob).fold(0.0, f32::max);
+    let unlikely = sum / (count as f32) < MIN_AVG_LOGPROB && no_speech < NO_SPEECH_THRESHOLD;
+    let crowded = ids.len() as f32 > 16.0 * seconds.max(1.0);
+    unlikely
+        || crowded
+        || decode::repeats_at_end(&ids)
+        || crate::transcript::compression_ratio(&text) > MAX_COMPRESSION_RATIO
+}
+
+/// The likelier of two; one that does not loop beats one that does.
+fn better(a: WindowTranscript, b: WindowTranscript) -> WindowTranscript {
+    let rank = |t: &WindowTranscript| {
+        let text: Vec<u8> = t.segments.iter().flat_map(|s| &s.tokens).flat_map(|t| t.bytes.clone()).collect();
+        let ids: Vec<i32> = t
+            .segments
+            .iter()
+            .flat_map(|s| &s.tokens)
+            .filter(|t| !t.bytes.is_empty())
+            .map(|t| t.id)
+            .collect();
+        let loops = decode::repeats_at_end(&ids)
+            || crate::transcript::compression_ratio(&text) > MAX_COMPRESSION_RATIO;
+        let count = t.segments.iter().map(|s| s.tokens.len()).sum::<usize>().max(1);
+        let mean =
+            t.segments.iter().flat_map(|s| &s.tokens).map(|t| t.logprob).sum::<f32>() / count as f32;
+        (!loops, mean)
+    };
+    let (ra, rb) = (rank(&a), rank(&b));
+    if rb.0 && !ra.0 || (ra.0 == rb.0 && rb.1 > ra.1) { b } else { a }
+}
+
+fn quiet(params: &mut FullParams<'_, '_>, threads: u32) {
+    params.set_n_threads(threads.max(1) as i32);
+    params.set_print_special(false);
+    params.set_print_progress(false);
+    params.set_print_realtime(false);
+    params.set_print_timestamps(false);
+    params.set_suppress_nst(true);
+    // Text of one request must never condition another's (whisper.cpp keeps it in the state otherwise).
+    params.set_no_context(true);
+}
+
+fn vocabulary(context: &WhisperContext) -> Vocabulary {
+    let size = context.n_vocab();
+    let special = Special {
+        end_of_text: context.token_eot(),
+        start_of_transcript: context.token_sot(),
+        translate: context.token_translate(),
+        transcribe: context.token_transcribe(),
+        previous: context.token_prev(),
+        no_speech: context.token_nosp(),
+        no_timestamps: context.token_not(),
+        diarize: context.token_solm(),
+        first_timestamp: context.token_beg(),
+    };
+    let languages = if context.is_multilingual() {
+        special.start_of_transcript + 1..special.translate
+    } else {
+        0..0
+    };
+    let texts = (0..special.end_of_text).filter_map(|id| Some((id, context.token_to_bytes(id).ok()?)));
+    Vocabulary::new(special, languages, size as usize, context.model_n_text_ctx() as usize, texts)
+}
+
+/// The model's alignment heads (openai-whisper `_ALIGNMENT_HEADS`), by its shape.
+fn alignment_preset(context: &WhisperContext) -> Option<DtwModelPreset> {
+    let multilingual = context.is_multilingual();
+    let preset = match (context.model_n_audio_layer(), context.model_n_text_layer(), multilingual) {
+        (4, 4, true) => DtwModelPreset::Tiny,
+        (4, 4, false) => DtwModelPreset::TinyEn,
+        (6, 6, true) => DtwModelPreset::Base,
+        (6, 6, false) => DtwModelPreset::BaseEn,
+        (12, 12, true) => DtwModelPreset::Small,
+        (12, 12, false) => DtwModelPreset::SmallEn,
+        (24, 24, true) => DtwModelPreset::Medium,
+        (24, 24, false) => DtwModelPreset::MediumEn,
+        // v1 and v2 have one shape; v2 replaced v1 within weeks.
+        (32, 32, true) if context.model_n_mels() == 80 => DtwModelPreset::LargeV2,
+        (32, 32, true) => DtwModelPreset::LargeV3,
+        (32, 4, true) => DtwModelPreset::LargeV3Turbo,
+        _ => return None,
+    };
+    Some(preset)
+}
+
+/// A device as ggml lists it.
+#[derive(Debug, Clone)]
+struct Device {
+    handle: usize,
+    name: String,
+    description: String,
+    backend: String,
+}
+
+impl Device {
+    /// Free and total bytes.
+    #[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
+    fn memory(&self) -> (u64, u64) {
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: the handle came from `ggml_backend_dev_get`; devices live as long as the process.
+        unsafe { sys::ggml_backend_dev_memory(self.handle as sys::ggml_backend_dev_t, &raw mut free, &raw mut total) };
+        (free as u64, total as u64)
+    }
+}
+
+/// Every device of ggml, with its type.
+#[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
+fn all_devices() -> Vec<(u32, Device)> {
+    // SAFETY: plain queries; indices stay below the count; the strings are static or owned by the registry.
+    unsafe {
+        (0..sys::ggml_backend_dev_count())
+            .map(|i| sys::ggml_backend_dev_get(i))
+            .map(|d| {
+                let device = Device {
+                    handle: d as usize,
+                    name: text(sys::ggml_backend_dev_name(d)),
+                    description: text(sys::ggml_backend_dev_description(d)),
+                    backend: text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(d))),
+                };
+                (sys::ggml_backend_dev_type(d) as u32, device)
+            })
+            .collect()
+    }
+}
+
+/// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
+fn gpu_devices() -> Vec<Device> {
+    all_devices().into_iter().filter(|(kind, _)| matches!(kind, 1 | 2)).map(|(_, d)| d).collect()
+}
+
+fn listed_devices() -> Vec<String> {
+    all_devices().into_iter().map(|(_, d)| format!("{}: {}", d.name, d.description)).collect()
+}
+
+fn cpu_description() -> String {
+    let cpu = all_devices().into_iter().find(|(kind, _)| *kind == 0);
+    cpu.map(|(_, d)| d.description).unwrap_or_default()
+}
+
+/// # Safety
+///
+/// `pointer` is null or a C string that outlives the call.
+#[allow(unsafe_code, reason = "reads C strings of ggml")]
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: by this function's contract.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}
+
+fn no_gpu_reason(number: u32) -> String {
+    let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let listed = gpu_devices();
+    if listed.is_empty() {
+        let said = log.last().map(|l| format!(" ({l})")).unwrap_or_default();
+        format!("ggml found no GPU{said}")
+    } else {
+        let names: Vec<_> = listed.iter().map(|d| d.name.as_str()).collect();
+        format!("there is no GPU number {number}; ggml lists {}", names.join(", "))
+    }
+}
+
+/// ggml aborts the process when weights do not fit, so that is found out before.
+fn check_gpu_memory(device: &Device, model: &Path) -> Result<(), String> {
+    let (free, total) = device.memory();
+    let weights = std::fs::metadata(model).map(|m| m.len()).unwrap_or(0);
+    let needed = weights + weights / 10 + GPU_HEADROOM_BYTES;
+    if total > 0 && free < needed {
+        return Err(format!(
+            "{} has {} MiB of memory free, the model needs about {} MiB",
+            device.name,
+            free >> 20,
+            needed >> 20
+        ));
+    }
+    Ok(())
+}
+
+/// whisper.cpp asks this between encoder and decoder steps whether to stop.
+#[allow(unsafe_code, reason = "the safe wrapper reads its closure through the wrong type (whisper-rs 0.16.0)")]
+fn set_abort(params: &mut FullParams<'_, '_>, cancel: &AtomicBool) {
+    unsafe extern "C" fn cancelled(flag: *mut c_void) -> bool {
+        // SAFETY: `flag` is the `AtomicBool` below, which outlives the call of `whisper_full`.
+        unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+    }
+    // SAFETY: the caller runs `full` with these parameters while it still borrows `cancel`.
+    unsafe {
+        params.set_abort_callback(Some(cancelled));
+        params.set_abort_callback_user_data(std::ptr::from_ref(cancel).cast_mut().cast());
+    }
+}
+
+/// Sends every line of ggml and whisper.cpp to stderr with its level, and keeps those about devices.
+#[allow(unsafe_code, reason = "installs a C callback")]
+fn install_log() {
+    unsafe extern "C" fn line(level: sys::ggml_log_level, message: *const c_char, _: *mut c_void) {
+        // SAFETY: ggml passes a C string that lives during the call.
+        let message = unsafe { text(message) };
+        let message = message.trim_end();
+        if message.is_empty() {
+            return;
+        }
+        // ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
+        let letter = match level {
+            4 => 'E',
+            3 => 'W',
+            2 => 'I',
+            _ => 'D',
+        };
+        let about_devices = ["backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal"]
+            .iter()
+            .any(|word| message.contains(word));
+        if level == 4 || (level >= 2 && level <= 3 && about_devices) {
+            let mut log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+            if log.len() < DEVICE_LOG_LINES {
+                log.push(message.to_owned());
+            }
+        }
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{letter} {message}\n"));
+    }
+    // SAFETY: the callback is a plain function and needs no data. Both are set because every new state
+    // copies whisper's callback into ggml.
+    unsafe {
+        sys::ggml_log_set(Some(line), std::ptr::null_mut());
+        sys::whisper_log_set(Some(line), std::ptr::null_mut());
+    }
+}
