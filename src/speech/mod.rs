@@ -1,4 +1,32 @@
 //! Samples in, windows of at most 30 s out, cut at silence. Knows neither audio containers nor engines.
+//!
+//! [`Windower`] is a push parser: feed it blocks of any size, take the windows that are complete, and call
+//! [`Windower::finish`] at the end of the recording. The walk of a sample:
+//!
+//! 1. [`voice`]: 16 ms frames get a voice probability (a small recurrent network) and a level.
+//! 2. [`stretches`]: hysteresis turns probabilities into stretches of speech.
+//! 3. [`packing`]: stretches are packed into windows; where a window must end, it ends in the best pause.
+//!
+//! Every sample of detected speech is in exactly one window; long silences are in none. Memory is bounded by about
+//! two windows, whatever the length of the recording.
+
+mod packing;
+mod stretches;
+#[cfg(test)]
+mod tests;
+mod voice;
+mod windower;
+
+use std::ops::Range;
+use std::time::Duration;
+
+pub use windower::Windower;
+
+/// Sample rate of everything in this module, in Hz: what Whisper's models were trained on.
+pub const SAMPLE_RATE_HZ: u32 = 16_000;
+
+/// Samples in one frame of the voice detector: 16 ms, fixed by the `earshot` network.
+pub const FRAME_SAMPLES: usize = 256;
 
 /// A contiguous stretch of the recording for one run of the model.
 #[derive(Debug, Clone, PartialEq)]
@@ -8,5 +36,47 @@ pub struct Window {
     /// Mono samples at 16 kHz, at most 30 s, never empty.
     pub samples: Vec<f32>,
     /// Stretches of `samples` that hold speech, as sample ranges; empty when detection is off.
-    pub speech: Vec<std::ops::Range<usize>>,
+    pub speech: Vec<Range<usize>>,
+}
+
+/// How a recording is cut into windows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WindowerOptions {
+    /// Find speech first and drop silence; `false` cuts the whole recording into windows at its quietest points.
+    pub vad: bool,
+    /// Voice probability from 0 to 1 at which a stretch of speech begins.
+    pub threshold: f32,
+    /// Voice probability below which a stretch may end; never above `threshold`.
+    pub threshold_end: f32,
+    /// Silence that ends a stretch of speech.
+    pub min_silence: Duration,
+    /// Bursts shorter than this are not speech.
+    pub min_speech: Duration,
+    /// Kept before and after speech, so that soft first and last consonants reach the model.
+    pub padding: Duration,
+    /// Longest window, from 1 s to 30 s (what Whisper's encoder sees at once).
+    pub max_window: Duration,
+    /// Windows longer than this are cut at their best pause; speech without a pause may run on up to `max_window`.
+    pub target_window: Duration,
+    /// A window is not cut at a pause before this length, silence of `join_gap` excepted.
+    pub min_window: Duration,
+    /// Longest silence kept inside a window; what is longer ends it and is dropped.
+    pub join_gap: Duration,
+}
+
+impl Default for WindowerOptions {
+    fn default() -> Self {
+        Self {
+            vad: true,
+            threshold: 0.5,
+            threshold_end: 0.35,
+            min_silence: Duration::from_millis(300),
+            min_speech: Duration::from_millis(100),
+            padding: Duration::from_millis(200),
+            max_window: Duration::from_secs(28),
+            target_window: Duration::from_secs(12),
+            min_window: Duration::from_secs(4),
+            join_gap: Duration::from_secs(1),
+        }
+    }
 }

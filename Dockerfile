@@ -1,0 +1,38 @@
+# The server for the processor.  docker build -t whisper-backend-api . && docker run -p 8000:8000 whisper-backend-api
+# (or `docker compose up`, which also keeps the models on a volume.)
+
+FROM rust:1-bookworm AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+# The image may run on another processor than the one that builds it: without this, ggml compiles for the builder's
+# own processor and the binary dies with an illegal instruction elsewhere. For one machine only, build with
+# `--build-arg GGML_NATIVE=ON`: faster.
+ARG GGML_NATIVE=OFF
+ENV GGML_NATIVE=${GGML_NATIVE}
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked \
+    && cp target/release/WhisperBackendAPI /usr/local/bin/
+
+FROM debian:bookworm-slim
+# libgomp1: threads of whisper.cpp. curl: the health check. python3-pip: second source of models, used where the model
+# hub cannot be reached.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 python3-pip \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 whisper \
+    && install --directory --owner=whisper /app /app/models
+COPY --from=build /usr/local/bin/WhisperBackendAPI /usr/local/bin/
+USER whisper
+WORKDIR /app
+VOLUME /app/models
+ENV WHISPER_BACKEND__SERVER__HOST=0.0.0.0 WHISPER_BACKEND__SERVER__PORT=8000
+EXPOSE 8000
+# The first start fetches a model and may take minutes; /health answers 200 once a recording can be transcribed.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
+    CMD curl --fail --silent --output /dev/null http://127.0.0.1:8000/health
+ENTRYPOINT ["WhisperBackendAPI"]
+CMD ["serve"]

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Builds or tests the server.
+#   ./build.sh [cpu]                    release build for the processor
+#   ./build.sh gpu                      for the GPU that this machine has
+#   ./build.sh cuda|vulkan|opencl|hip   for one kind of GPU
+#   ./build.sh test                     everything that a change must pass
+# Installs what is missing where it may. Environment variables (NVCC_PREPEND_FLAGS, CMAKE_CUDA_STANDARD, CUDA_PATH,
+# GGML_NATIVE=OFF for a binary that also runs on older processors, …) reach the compilers untouched.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$ROOT"
+# shellcheck source=scripts/setup.sh
+. scripts/setup.sh
+# shellcheck disable=SC1091
+if [ -r scripts/gpu.sh ]; then . scripts/gpu.sh; fi
+
+usage() { sed -n '3,7s/^#   //p' "${BASH_SOURCE[0]}"; }
+
+# build [FEATURES]: the arguments of cargo as one string.
+build() {
+    # shellcheck disable=SC2086 # words on purpose: `--features cuda`
+    cargo build --release --locked ${1:-}
+    # A later ./run.sh stays with this kind.
+    echo "${1:-}" >"${CARGO_TARGET_DIR:-target}/release/.built-for"
+    say "Built: ${CARGO_TARGET_DIR:-target}/release/WhisperBackendAPI" "ビルドしました: ${CARGO_TARGET_DIR:-target}/release/WhisperBackendAPI"
+}
+
+build_gpu() {
+    local features
+    gpu_check_needs "$1" || exit 1
+    features=$(gpu_cargo_args "$1")
+    build "$features"
+}
+
+run_tests() {
+    setup_test
+    cargo fmt --check
+    if has shellcheck; then
+        shellcheck ./*.sh .ci/run scripts/*.sh tests/*.sh
+    fi
+    cargo clippy --all-targets --locked -- -D warnings
+    cargo build --locked
+    # The suite transcribes with real weights: the smallest model for most of it, `base` word for word.
+    local binary="${CARGO_TARGET_DIR:-target}/debug/WhisperBackendAPI" model
+    for model in tiny.en base; do
+        "$binary" models pull "$model"
+    done
+    cargo test --locked
+    python3 tests/clients/run.py --binary "$binary"
+}
+
+kind=${1:-cpu}
+case "$kind" in
+    -h | --help | help)
+        usage
+        exit 0
+        ;;
+    cpu | gpu | cuda | vulkan | opencl | hip | test) ;;
+    *)
+        usage >&2
+        die "unknown target \`$kind\`" "\`$kind\` は知らないターゲットです"
+        ;;
+esac
+setup_build
+case "$kind" in
+    cpu) build ;;
+    gpu)
+        backend=$(gpu_detect) || die \
+            "no GPU was found; ./build.sh cpu builds for the processor" \
+            "GPU が見つかりません。./build.sh cpu で CPU 用にビルドできます"
+        build_gpu "$backend"
+        ;;
+    cuda | vulkan | opencl | hip) build_gpu "$kind" ;;
+    test) run_tests ;;
+esac

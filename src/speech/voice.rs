@@ -1,0 +1,103 @@
+//! Voice probability and level of 16 ms frames.
+
+use earshot::Detector;
+
+use super::FRAME_SAMPLES;
+
+/// Frames whose gain is chosen together: about one second, so that the level of the first word of a quiet recording
+/// is known before it is judged.
+pub(super) const BLOCK_FRAMES: usize = 64;
+
+/// Level to which quiet recordings are raised before the detector hears them: RMS of the loudest frame, full scale 1.
+/// Measured with `earshot` 1.2.2: from −10 to −30 dB of normal speech level its decisions move little, 40 dB below
+/// they fade, and 10 dB above pauses begin to count as voice.
+const TARGET_LEVEL: f32 = 0.1;
+
+/// Most that a quiet recording is raised, 40 dB: what is fainter than that is hiss.
+const MAX_GAIN: f32 = 100.0;
+
+/// Fall of the remembered level per block: half in about 15 s, so that one slammed door does not deafen the detector.
+const LEVEL_DECAY: f32 = 0.955;
+
+/// Frames fainter than this RMS (−80 dBFS, ten steps of 16-bit audio are about −70) hold no voice.
+pub(super) const SILENCE_RMS: f32 = 1e-4;
+
+/// What is known of one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Frame {
+    /// Voice probability, 0 to 1.
+    pub voice: f32,
+    /// Root mean square of the samples, full scale 1.
+    pub rms: f32,
+}
+
+/// Judges blocks of frames in the order of the recording.
+pub(super) struct VoiceDetector {
+    network: Box<Detector>,
+    level: f32,
+    warm: bool,
+}
+
+impl VoiceDetector {
+    pub(super) fn new() -> Self {
+        Self {
+            network: Box::default(),
+            level: 0.0,
+            warm: false,
+        }
+    }
+
+    /// Judges up to [`BLOCK_FRAMES`] frames; `samples` is a multiple of [`FRAME_SAMPLES`] long.
+    pub(super) fn judge(&mut self, samples: &[f32], frames: &mut Vec<Frame>) {
+        let first = frames.len();
+        frames.extend(samples.chunks_exact(FRAME_SAMPLES).map(|frame| Frame {
+            voice: 0.0,
+            rms: rms(frame),
+        }));
+        let loudest = frames[first..].iter().map(|frame| frame.rms).fold(0.0, f32::max);
+        self.level = loudest.max(self.level * LEVEL_DECAY);
+        let gain = (TARGET_LEVEL / self.level.max(SILENCE_RMS)).min(MAX_GAIN);
+        if !self.warm {
+            // A fresh network takes the first frames of any noise for a voice: let it hear the first block twice.
+            self.warm = true;
+            for samples in samples.chunks_exact(FRAME_SAMPLES) {
+                self.hear(samples, gain);
+            }
+        }
+        for (frame, samples) in frames[first..]
+            .iter_mut()
+            .zip(samples.chunks_exact(FRAME_SAMPLES))
+        {
+            let voice = self.hear(samples, gain);
+            frame.voice = if frame.rms < SILENCE_RMS { 0.0 } else { voice };
+        }
+    }
+
+    /// Voice probability of the next frame.
+    fn hear(&mut self, samples: &[f32], gain: f32) -> f32 {
+        let mut raised = [0.0; FRAME_SAMPLES];
+        for (raised, sample) in raised.iter_mut().zip(samples) {
+            // The network takes full scale at most; a decoder may overshoot it or hand over NaN.
+            let value = sample * gain;
+            *raised = if value.is_finite() {
+                value.clamp(-1.0, 1.0)
+            } else {
+                0.0
+            };
+        }
+        self.network.predict_f32(&raised)
+    }
+}
+
+/// Root mean square without what is not a number.
+pub(super) fn rms(samples: &[f32]) -> f32 {
+    if samples.is_empty() {
+        return 0.0;
+    }
+    let sum: f32 = samples
+        .iter()
+        .filter(|sample| sample.is_finite())
+        .map(|sample| sample * sample)
+        .sum();
+    (sum / samples.len() as f32).sqrt()
+}
