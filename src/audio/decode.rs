@@ -1,0 +1,412 @@
+//! A recording being decoded, block by block.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use symphonia::core::codecs::audio::AudioDecoder;
+use symphonia::core::packet::Packet;
+use symphonia::core::units::Duration as Ticks;
+
+use super::demux::{self, Fault, Source, guard};
+use super::resample::Resampler;
+use super::upload::UploadedAudio;
+use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names};
+
+/// Samples a block holds at least, unless time or the recording runs out: two seconds.
+const BLOCK_SAMPLES: usize = 2 * SAMPLE_RATE_HZ as usize;
+
+/// Longest time one call may look for samples before it gives what it has.
+const CALL_TIME: Duration = Duration::from_secs(2);
+
+/// Decoding may take this long whatever the recording's length.
+const FREE_TIME: Duration = Duration::from_secs(10);
+
+/// Shortest recording accepted, in samples: 0.1 s.
+const MIN_SAMPLES: u64 = SAMPLE_RATE_HZ as u64 / 10;
+
+/// Faults in a row after which a demuxer is given up.
+const MAX_FAULTS_IN_A_ROW: u32 = 256;
+
+/// Panics after which a decoder is given up.
+const MAX_PANICS: u32 = 3;
+
+/// A recording being decoded.
+pub struct AudioStream {
+    source: Source,
+    decoder: Box<dyn AudioDecoder>,
+    info: AudioInfo,
+    limits: AudioLimits,
+    mode: ChannelMode,
+    /// Decoded channels of one packet.
+    planes: Vec<Vec<f32>>,
+    /// The same after mixing.
+    mixed: Vec<Vec<f32>>,
+    resampler: Option<Resampler>,
+    /// Samples ready to be given.
+    ready: Vec<Vec<f32>>,
+    /// Frames still to be given before the container's end, at the decoder's rate.
+    frames_left: Option<u64>,
+    decoded_samples: u64,
+    skipped_packets: u64,
+    faults_in_a_row: u32,
+    panics: u32,
+    /// What the first fault said.
+    damage: Option<String>,
+    spent: Duration,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Decoding,
+    /// No more packets; the resampler still holds samples.
+    Draining,
+    Done,
+}
+
+impl AudioStream {
+    /// Finds out what `upload` is and prepares to decode its first audio track.
+    ///
+    /// # Errors
+    ///
+    /// Every [`AudioError`] but those that only the samples themselves can show.
+    pub fn open(
+        mut upload: UploadedAudio,
+        limits: &AudioLimits,
+        mode: ChannelMode,
+    ) -> Result<Self, AudioError> {
+        let sniffed = upload.sniff()?;
+        let source = Source::open(upload, sniffed, limits)?;
+        let decoder = guard(|| demux::make_decoder(&source.track.params))
+            .and_then(Result::ok)
+            .ok_or_else(|| AudioError::UnsupportedCodec {
+                container: source.container.to_owned(),
+                codec: names::codec(source.track.params.codec),
+            })?;
+        let params = &source.track.params;
+        let info = AudioInfo {
+            container: source.container.to_owned(),
+            codec: names::codec(params.codec),
+            sample_rate_hz: params.sample_rate.unwrap_or(0),
+            channels: params
+                .channels
+                .as_ref()
+                .map_or(0, |channels| channels.count() as u16),
+            declared_duration: source.track.duration,
+        };
+        let mut stream = Self {
+            frames_left: source.frames,
+            source,
+            decoder,
+            info,
+            limits: limits.clone(),
+            mode,
+            planes: Vec::new(),
+            mixed: Vec::new(),
+            resampler: None,
+            ready: Vec::new(),
+            decoded_samples: 0,
+            skipped_packets: 0,
+            faults_in_a_row: 0,
+            panics: 0,
+            damage: None,
+            spent: Duration::ZERO,
+            state: State::Decoding,
+        };
+        // Headers are silent or wrong about HE-AAC's rate and channels: the first packet knows.
+        let started = Instant::now();
+        while stream.resampler.is_none() && stream.state == State::Decoding && started.elapsed() < CALL_TIME {
+            stream.decode_packet()?;
+        }
+        stream.spent += started.elapsed();
+        Ok(stream)
+    }
+
+    /// What the container and the first packet say of the chosen track.
+    pub fn info(&self) -> &AudioInfo {
+        &self.info
+    }
+
+    /// Samples given so far in each channel, at [`SAMPLE_RATE_HZ`].
+    pub fn decoded_samples(&self) -> u64 {
+        self.decoded_samples
+    }
+
+    /// Packets that could not be decoded and were left out.
+    pub fn skipped_packets(&self) -> u64 {
+        self.skipped_packets
+    }
+
+    /// The next samples, two to three seconds of them; `None` at the end.
+    ///
+    /// A block is shorter, even empty, at the end of the recording and where two seconds of work find nothing more:
+    /// a good moment for the caller to see whether anybody still waits.
+    ///
+    /// # Errors
+    ///
+    /// [`AudioError::TooShort`] and [`AudioError::Corrupt`] at the end, [`AudioError::TooLong`],
+    /// [`AudioError::TooSlow`], [`AudioError::Channels`] and [`AudioError::SampleRate`] (when they change),
+    /// [`AudioError::Io`]. After an error the stream has ended.
+    pub fn next_block(&mut self) -> Result<Option<PcmBlock>, AudioError> {
+        let result = self.fill_block();
+        if result.is_err() {
+            self.state = State::Done;
+        }
+        result
+    }
+
+    fn fill_block(&mut self) -> Result<Option<PcmBlock>, AudioError> {
+        let started = Instant::now();
+        while self.ready_samples() < BLOCK_SAMPLES && self.state != State::Done {
+            if !self.resample()? {
+                match self.state {
+                    State::Decoding => self.decode_packet()?,
+                    State::Draining => self.drain()?,
+                    State::Done => {}
+                }
+            }
+            if started.elapsed() >= CALL_TIME {
+                break;
+            }
+        }
+        self.spent += started.elapsed();
+        self.give()
+    }
+
+    /// Hands out what is ready, after a look at the limits.
+    fn give(&mut self) -> Result<Option<PcmBlock>, AudioError> {
+        let samples = self.ready_samples() as u64;
+        let total = self.decoded_samples + samples;
+        let seconds = total as f64 / f64::from(SAMPLE_RATE_HZ);
+        if seconds > self.limits.max_duration.as_secs_f64() {
+            return Err(AudioError::TooLong {
+                limit_seconds: self.limits.max_duration.as_secs(),
+            });
+        }
+        if self.state == State::Done && samples == 0 {
+            return if total >= MIN_SAMPLES {
+                Ok(None)
+            } else {
+                Err(self.too_little(seconds))
+            };
+        }
+        // The end comes with the last samples: a recording that is too short gives none.
+        if self.state == State::Done && total < MIN_SAMPLES {
+            return Err(self.too_little(seconds));
+        }
+        let spent = self.spent.as_secs_f64();
+        if spent > FREE_TIME.as_secs_f64() + seconds * self.limits.max_decode_seconds_per_second {
+            return Err(AudioError::TooSlow {
+                seconds: spent,
+                audio_seconds: seconds,
+            });
+        }
+        self.decoded_samples = total;
+        let channels = self.ready.iter_mut().map(std::mem::take).collect();
+        Ok(Some(PcmBlock { channels }))
+    }
+
+    fn too_little(&self, seconds: f64) -> AudioError {
+        match &self.damage {
+            Some(detail) => AudioError::Corrupt {
+                container: self.info.container.clone(),
+                detail: detail.clone(),
+            },
+            None => AudioError::TooShort { seconds },
+        }
+    }
+
+    fn ready_samples(&self) -> usize {
+        self.ready.first().map_or(0, Vec::len)
+    }
+
+    fn resample(&mut self) -> Result<bool, AudioError> {
+        match &mut self.resampler {
+            Some(resampler) => resampler
+                .step(&mut self.ready)
+                .map_err(|detail| self.broken_filter(detail)),
+            None => Ok(false),
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), AudioError> {
+        let more = match &mut self.resampler {
+            Some(resampler) => resampler
+                .finish(&mut self.ready)
+                .map_err(|detail| self.broken_filter(detail))?,
+            None => false,
+        };
+        if !more {
+            self.state = State::Done;
+        }
+        Ok(())
+    }
+
+    fn broken_filter(&self, detail: String) -> AudioError {
+        AudioError::Corrupt {
+            container: self.info.container.clone(),
+            detail,
+        }
+    }
+
+    /// Decodes one packet of the track, or notes why there is none.
+    fn decode_packet(&mut self) -> Result<(), AudioError> {
+        match self.source.next_packet() {
+            Ok(Some(packet)) if packet.track_id == self.source.track.id => self.take_packet(packet),
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                self.state = State::Draining;
+                Ok(())
+            }
+            Err(Fault::Packet(detail)) if detail == demux::RESET => self.begin_stream(),
+            Err(Fault::Packet(detail)) => {
+                self.note_fault(detail);
+                Ok(())
+            }
+            Err(Fault::Stream(detail)) => {
+                self.damage.get_or_insert(detail);
+                self.state = State::Draining;
+                Ok(())
+            }
+            Err(Fault::Fatal(error)) => Err(error),
+        }
+    }
+
+    /// A chained stream begins (Ogg radio): decodes on with its codec.
+    fn begin_stream(&mut self) -> Result<(), AudioError> {
+        let decoder = if self.source.choose_again(&self.limits)? {
+            guard(|| demux::make_decoder(&self.source.track.params)).and_then(Result::ok)
+        } else {
+            None
+        };
+        match decoder {
+            Some(decoder) => self.decoder = decoder,
+            None => self.state = State::Draining,
+        }
+        Ok(())
+    }
+
+    fn note_fault(&mut self, detail: String) {
+        self.damage.get_or_insert(detail);
+        self.skipped_packets += 1;
+        self.faults_in_a_row += 1;
+        if self.faults_in_a_row > MAX_FAULTS_IN_A_ROW {
+            self.state = State::Draining;
+        }
+    }
+
+    fn take_packet(&mut self, mut packet: Packet) -> Result<(), AudioError> {
+        // Decoders disagree about the units of these; they are applied below.
+        let trim_start = std::mem::replace(&mut packet.trim_start, Ticks::ZERO);
+        let trim_end = std::mem::replace(&mut packet.trim_end, Ticks::ZERO);
+        let decoder = &mut self.decoder;
+        let planes = &mut self.planes;
+        let decoded = guard(|| {
+            decoder.decode(&packet).map(|buffer| {
+                buffer.copy_to_vecs_planar::<f32>(planes);
+                (buffer.spec().rate(), buffer.spec().channels().count())
+            })
+        });
+        let (rate_hz, channels) = match decoded {
+            Some(Ok(shape)) => shape,
+            Some(Err(error)) => {
+                self.note_fault(error.to_string());
+                return Ok(());
+            }
+            None => {
+                self.note_fault("a packet makes no sense".to_owned());
+                self.panics += 1;
+                // The decoder may be in any state: only a new one can be trusted.
+                match guard(|| demux::make_decoder(&self.source.track.params)).and_then(Result::ok) {
+                    Some(decoder) if self.panics <= MAX_PANICS => self.decoder = decoder,
+                    _ => self.state = State::Draining,
+                }
+                return Ok(());
+            }
+        };
+        self.faults_in_a_row = 0;
+        if self.planes.first().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        demux::check_channels(channels, &self.limits)?;
+        demux::check_rate(rate_hz, &self.limits)?;
+        self.trim(self.frames(trim_start, rate_hz), self.frames(trim_end, rate_hz));
+        self.prepare_resampler(rate_hz, channels)?;
+        for plane in &mut self.planes {
+            downmix::sanitize(plane);
+        }
+        downmix::mix(&self.planes, self.mode, &mut self.mixed);
+        if let Some(resampler) = &mut self.resampler {
+            resampler.push(&self.mixed);
+        }
+        self.mixed.iter_mut().for_each(Vec::clear);
+        Ok(())
+    }
+
+    /// `ticks` of the track's clock as frames at `rate_hz`.
+    fn frames(&self, ticks: Ticks, rate_hz: u32) -> usize {
+        let Some(base) = self.source.track.time_base else {
+            return 0;
+        };
+        let frames = u128::from(ticks.get()) * u128::from(base.numer.get()) * u128::from(rate_hz)
+            / u128::from(base.denom.get());
+        usize::try_from(frames).unwrap_or(usize::MAX)
+    }
+
+    /// Drops frames at the start and the end of the packet, and beyond the container's count.
+    fn trim(&mut self, start: usize, end: usize) {
+        let frames = self.planes.first().map_or(0, Vec::len);
+        let start = start.min(frames);
+        let mut stop = frames.saturating_sub(end).max(start);
+        if let Some(left) = &mut self.frames_left {
+            stop = stop.min(start.saturating_add(usize::try_from(*left).unwrap_or(usize::MAX)));
+            *left -= (stop - start) as u64;
+        }
+        for plane in &mut self.planes {
+            plane.truncate(stop);
+            plane.drain(..start);
+        }
+    }
+
+    /// Makes the resampler for the first packet, and again where the rate changes.
+    fn prepare_resampler(&mut self, rate_hz: u32, channels: usize) -> Result<(), AudioError> {
+        if self
+            .resampler
+            .as_ref()
+            .is_some_and(|resampler| resampler.rate_hz() == rate_hz)
+        {
+            return Ok(());
+        }
+        let outputs = match (&self.resampler, self.mode) {
+            (Some(_), _) => self.ready.len(),
+            (None, ChannelMode::Mixed) => 1,
+            (None, ChannelMode::Separate) => channels,
+        };
+        if let Some(mut old) = self.resampler.take() {
+            while old
+                .finish(&mut self.ready)
+                .map_err(|detail| self.broken_filter(detail))?
+            {}
+        } else {
+            self.info.sample_rate_hz = rate_hz;
+            self.info.channels = channels as u16;
+            self.ready = vec![Vec::new(); outputs];
+            self.mixed = vec![Vec::new(); outputs];
+        }
+        let resampler = Resampler::new(rate_hz, outputs).map_err(|detail| self.broken_filter(detail))?;
+        self.resampler = Some(resampler);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AudioStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AudioStream")
+            .field("info", &self.info)
+            .field("mode", &self.mode)
+            .field("decoded_samples", &self.decoded_samples)
+            .field("skipped_packets", &self.skipped_packets)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
