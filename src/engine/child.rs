@@ -46,6 +46,19 @@ struct Job {
     cancel: Arc<AtomicBool>,
 }
 
+/// Prints ggml's GPUs as one line of JSON and ends: the first look at a driver may end the process.
+pub fn list_devices() -> ExitCode {
+    #[cfg(feature = "whisper")]
+    let devices = super::whisper::list_gpus();
+    #[cfg(not(feature = "whisper"))]
+    let devices: Vec<super::message::GpuDevice> = Vec::new();
+    let line = serde_json::to_string(&devices).unwrap_or_else(|_| "[]".to_owned());
+    match claim_stdout().and_then(|mut out| writeln!(out, "{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 /// Runs the engine process to its end.
 pub fn run() -> ExitCode {
     match serve() {
@@ -137,6 +150,7 @@ fn start(spec: &EngineSpec, slots: &mut Vec<Box<dyn Slot>>) -> Result<DeviceRepo
     let mut report = backend.report();
     report.load_seconds = began.elapsed().as_secs_f32();
     report.pid = std::process::id();
+    report.slots = slots.len();
     Ok(report)
 }
 

@@ -31,7 +31,6 @@ pub(super) struct Vocabulary {
     pub(super) transcribe: i32,
     pub(super) previous: i32,
     pub(super) no_speech: i32,
-    pub(super) no_timestamps: i32,
     pub(super) first_timestamp: i32,
     /// Tokens in all.
     pub(super) size: usize,
@@ -87,7 +86,6 @@ impl Vocabulary {
             transcribe: special.transcribe,
             previous: special.previous,
             no_speech: special.no_speech,
-            no_timestamps: special.no_timestamps,
             first_timestamp: special.first_timestamp,
             size,
             languages,

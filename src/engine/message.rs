@@ -121,6 +121,23 @@ impl Default for DecodeOptions {
     }
 }
 
+/// A GPU as ggml lists it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuDevice {
+    /// Number that `gpu_device` takes.
+    pub number: u32,
+    /// For example `CUDA0`.
+    pub name: String,
+    /// For example `NVIDIA H100 80GB HBM3`.
+    pub description: String,
+    /// ggml's backend.
+    pub backend: String,
+    /// Bytes free now.
+    pub memory_free_bytes: u64,
+    /// Bytes in all; 0 when it does not say.
+    pub memory_total_bytes: u64,
+}
+
 /// What an engine really runs on, read from ggml, never from the flag that was asked for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceReport {
@@ -154,6 +171,8 @@ pub struct DeviceReport {
     pub word_times: bool,
     /// Attention without the whole matrix is in use.
     pub flash_attention: bool,
+    /// Windows it runs side by side.
+    pub slots: usize,
     /// Process id of the engine.
     pub pid: u32,
 }

@@ -18,7 +18,7 @@ use whisper_rs::{
 
 use super::child::{Backend, Slot};
 use super::decode::{self, Choice, Hypothesis, Special, StepError, Steps, Vocabulary};
-use super::message::{DecodeOptions, DeviceReport, EngineSpec};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec, GpuDevice};
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::languages::LANGUAGES;
 use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
@@ -117,6 +117,7 @@ impl Backend for Whisper {
             word_times: self.alignment.preset.is_some(),
             flash_attention: self.spec.flash_attention,
             load_seconds: 0.0,
+            slots: 0,
             pid: 0,
         }
     }
@@ -718,6 +719,23 @@ fn all_devices() -> Vec<(u32, Device)> {
 /// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
 fn gpu_devices() -> Vec<Device> {
     all_devices().into_iter().filter(|(kind, _)| matches!(kind, 1 | 2)).map(|(_, d)| d).collect()
+}
+
+/// The GPUs ggml can use, with their memory.
+pub(super) fn list_gpus() -> Vec<GpuDevice> {
+    install_log();
+    let with_memory = |(number, device): (usize, Device)| {
+        let (free, total) = device.memory();
+        GpuDevice {
+            number: number as u32,
+            name: device.name,
+            description: device.description,
+            backend: device.backend,
+            memory_free_bytes: free,
+            memory_total_bytes: total,
+        }
+    };
+    gpu_devices().into_iter().enumerate().map(with_memory).collect()
 }
 
 fn listed_devices() -> Vec<String> {

@@ -1,5 +1,8 @@
 //! One request's walk from upload to transcript, as a stream of events.
 
+pub mod registry;
+pub mod runner;
+
 use crate::transcript::{Segment, Task, Transcript};
 
 /// What a request asks of the model; how to show the answer is `http`'s business.

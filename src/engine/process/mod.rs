@@ -12,11 +12,14 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::EngineError;
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine, encode_frame, frame_lengths};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, ToEngine, encode_frame, frame_lengths};
 use crate::transcript::WindowTranscript;
 
 /// Error lines kept to explain a death.
 const LOG_LINES: usize = 20;
+
+/// Drivers that start up, and shader caches, may take this long.
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a child is started.
 #[derive(Debug, Clone)]
@@ -32,6 +35,42 @@ impl Launcher {
     pub fn this_program() -> std::io::Result<Self> {
         Ok(Self { program: std::env::current_exe()?, environment: Vec::new() })
     }
+}
+
+impl Launcher {
+    /// Asks a child which GPUs ggml can use; a driver that ends the process ends only that child.
+    ///
+    /// # Errors
+    ///
+    /// One sentence with its last words.
+    pub async fn list_gpus(&self) -> Result<Vec<GpuDevice>, String> {
+        let mut command = Command::new(&self.program);
+        command.args(["engine", "--devices"]).stdin(Stdio::null()).kill_on_drop(true);
+        command.env("GGML_NO_BACKTRACE", "1").envs(self.environment.iter().cloned());
+        let output = tokio::time::timeout(DEVICE_LIMIT, command.output())
+            .await
+            .map_err(|_| format!("the GPU driver did not answer within {} s", DEVICE_LIMIT.as_secs()))?
+            .map_err(|e| format!("`{}` cannot be started: {e}", self.program.display()))?;
+        if output.status.success()
+            && let Ok(devices) = serde_json::from_slice::<Vec<GpuDevice>>(&output.stdout)
+        {
+            if devices.is_empty() {
+                return Err(last_error(&output.stderr).map_or_else(
+                    || "ggml found no GPU".to_owned(),
+                    |line| format!("ggml found no GPU ({line})"),
+                ));
+            }
+            return Ok(devices);
+        }
+        let said = last_error(&output.stderr).map(|line| format!(": {line}")).unwrap_or_default();
+        Err(format!("looking for GPUs ended with {}{said}", describe(output.status)))
+    }
+}
+
+fn last_error(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let mut lines = text.lines().rev().filter(|l| !l.starts_with("D ") && !l.starts_with("I "));
+    lines.next().map(|l| l.trim_start_matches("E ").trim_start_matches("W ").trim().to_owned())
 }
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<WindowTranscript, EngineError>>>;

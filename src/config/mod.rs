@@ -2,6 +2,10 @@
 //!
 //! The fields' comments are the user's documentation; `config.toml` repeats them and a test keeps both equal.
 
+mod load;
+
+pub use load::{ConfigError, Loaded, Overrides, load};
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -186,6 +190,8 @@ pub struct PerformanceConfig {
     pub queue_length: usize,
     /// A window may take this many times what the measured rate promises before its engine is killed.
     pub watchdog_factor: f64,
+    /// Seconds that every window gets, whatever was measured; eight times as many before the first measurement.
+    pub watchdog_min_seconds: f64,
 }
 
 /// `[audio]`
@@ -286,6 +292,7 @@ impl Default for PerformanceConfig {
             max_concurrent_requests: 16,
             queue_length: 64,
             watchdog_factor: 20.0,
+            watchdog_min_seconds: 120.0,
         }
     }
 }

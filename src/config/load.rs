@@ -1,0 +1,370 @@
+//! Puts the layers together: defaults ← `config.toml` ← environment ← flags.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Config;
+use crate::languages;
+
+/// The file as it is shipped and as it is written at the first start.
+pub const TEMPLATE: &str = include_str!("../../config.toml");
+/// `WHISPER_BACKEND__SERVER__PORT=8081` sets `server.port`.
+const PREFIX: &str = "WHISPER_BACKEND__";
+
+/// Values from flags; `None` leaves the layer below.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--host`
+    pub host: Option<String>,
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--model`
+    pub model: Option<String>,
+    /// `--cpu`
+    pub cpu: bool,
+}
+
+/// The effective settings and where each came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// The file, when there is one.
+    pub path: Option<PathBuf>,
+    /// True when the file was written just now.
+    pub written: bool,
+    /// Dotted key → where its value came from, for everything that is not a default.
+    pub origins: BTreeMap<String, String>,
+}
+
+impl Loaded {
+    /// Folder that relative paths count from.
+    pub fn folder(&self) -> PathBuf {
+        let parent = self.path.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+        parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is there but cannot be read.
+    #[error("cannot read `{}`: {source}; check its permissions or give another with --config", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind.
+    #[error("`{}`: {message}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and what is accepted.
+        message: String,
+    },
+    /// A variable that names no key, or holds a value of the wrong kind.
+    #[error("environment variable `{name}`: {message}")]
+    Environment {
+        /// The variable.
+        name: String,
+        /// What is accepted.
+        message: String,
+    },
+    /// A value outside its range.
+    #[error("`{key}` = {value}: {accepted} ({origin})")]
+    Value {
+        /// Dotted key.
+        key: String,
+        /// As given.
+        value: String,
+        /// What is accepted.
+        accepted: String,
+        /// File, variable or flag.
+        origin: String,
+    },
+}
+
+/// Loads the settings. A `path` that does not exist is written from the template when `write` is set.
+///
+/// # Errors
+///
+/// Each names the file or variable, the key, and what is accepted.
+pub fn load(
+    path: &Path,
+    write: bool,
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &Overrides,
+) -> Result<Loaded, ConfigError> {
+    let mut origins = BTreeMap::new();
+    let mut written = false;
+    let (mut table, file) = match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let broken = |e: toml::de::Error| ConfigError::File {
+                path: path.to_owned(),
+                message: e.to_string().trim().to_owned(),
+            };
+            // Once as settings, for errors with line and key; once as a table to lay the next layers on.
+            toml::from_str::<Config>(&text).map_err(broken)?;
+            (toml::from_str::<Table>(&text).map_err(broken)?, Some(path.to_owned()))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            written = write && write_template(path).is_ok();
+            (Table::new(), Some(path.to_owned()))
+        }
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    note(&table, "", &path.display().to_string(), &mut origins);
+
+    let defaults = Table::try_from(Config::default()).unwrap_or_default();
+    let mut variables: Vec<(String, String)> = environment.into_iter().collect();
+    variables.sort();
+    for (name, value) in &variables {
+        if name == "WHISPER_MODEL" && !value.is_empty() {
+            set(&mut table, &["whisper", "model_path"], Value::String(value.clone()));
+            origins.insert("whisper.model_path".to_owned(), name.clone());
+        }
+    }
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let key = rest.to_ascii_lowercase().replace("__", ".");
+        let parts: Vec<&str> = key.split('.').collect();
+        let known = matches!(parts.as_slice(), [section, key]
+            if defaults.get(*section).and_then(Value::as_table).is_some_and(|t| t.contains_key(*key))
+                || (*section == "audio" && *key == "spool_dir"));
+        if !known && parts.first() != Some(&"deployments") {
+            let message = format!("there is no setting `{key}`; `check-config` lists all");
+            return Err(ConfigError::Environment { name, message });
+        }
+        let mut trial = table.clone();
+        set(&mut trial, &parts, value_of(&value));
+        if let Err(e) = Config::deserialize(trial.clone()) {
+            // A number given for a text, for example an all-digit key.
+            set(&mut trial, &parts, Value::String(value));
+            if Config::deserialize(trial.clone()).is_err() {
+                return Err(ConfigError::Environment { name, message: e.message().trim().to_owned() });
+            }
+        }
+        table = trial;
+        origins.insert(key, name);
+    }
+
+    let mut config = Config::deserialize(table)
+        .map_err(|e| ConfigError::File { path: path.to_owned(), message: e.message().trim().to_owned() })?;
+    let mut flag = |key: &str, flag: &str| {
+        origins.insert(key.to_owned(), flag.to_owned());
+    };
+    if let Some(host) = &overrides.host {
+        config.server.host.clone_from(host);
+        flag("server.host", "--host");
+    }
+    if let Some(port) = overrides.port {
+        config.server.port = port;
+        flag("server.port", "--port");
+    }
+    if let Some(model) = &overrides.model {
+        config.whisper.model_path.clone_from(model);
+        flag("whisper.model_path", "--model");
+    }
+    if overrides.cpu {
+        config.whisper.enable_gpu = false;
+        flag("whisper.enable_gpu", "--cpu");
+    }
+    validate(&config, &origins)?;
+    Ok(Loaded { config, path: file, written, origins })
+}
+
+fn write_template(path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::File::create_new(path)?;
+    file.write_all(TEMPLATE.as_bytes())
+}
+
+fn note(table: &Table, prefix: &str, origin: &str, origins: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Table(inner) => note(inner, &dotted, origin, origins),
+            _ => {
+                origins.insert(dotted, origin.to_owned());
+            }
+        }
+    }
+}
+
+fn set(table: &mut Table, parts: &[&str], value: Value) {
+    match parts {
+        [] => {}
+        [key] => {
+            table.insert((*key).to_owned(), value);
+        }
+        [section, rest @ ..] => {
+            let inner = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// `8081`, `true`, `["a"]` as TOML reads them; anything else is text. A comma list becomes an array of texts
+/// only where TOML says so: keys may contain commas.
+fn value_of(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let check = |ok: bool, key: &str, value: String, accepted: &str| {
+        if ok {
+            return Ok(());
+        }
+        let origin = origins.get(key).cloned().unwrap_or_else(|| "default".to_owned());
+        Err(ConfigError::Value { key: key.to_owned(), value, accepted: accepted.to_owned(), origin })
+    };
+    let whisper = &config.whisper;
+    let code = whisper.language.as_str();
+    check(
+        code == "auto" || languages::code(code) == Some(code),
+        "whisper.language",
+        format!("{code:?}"),
+        "`auto` or a code Whisper knows, such as `ja`",
+    )?;
+    check(!whisper.model_path.is_empty(), "whisper.model_path", "\"\"".to_owned(), "a path or a catalogue name")?;
+    check(
+        (1..=8).contains(&whisper.beam_size),
+        "whisper.beam_size",
+        whisper.beam_size.to_string(),
+        "1 to 8 are accepted",
+    )?;
+    let p = &config.performance;
+    check(
+        p.max_concurrent_requests > 0,
+        "performance.max_concurrent_requests",
+        p.max_concurrent_requests.to_string(),
+        "at least 1",
+    )?;
+    check(
+        p.watchdog_factor >= 1.0 && p.watchdog_factor.is_finite(),
+        "performance.watchdog_factor",
+        p.watchdog_factor.to_string(),
+        "at least 1",
+    )?;
+    check(
+        p.watchdog_min_seconds > 0.0 && p.watchdog_min_seconds < 1e6,
+        "performance.watchdog_min_seconds",
+        p.watchdog_min_seconds.to_string(),
+        "more than 0",
+    )?;
+    let s = &config.speech;
+    for (key, value) in [("speech.threshold", s.threshold), ("speech.threshold_end", s.threshold_end)] {
+        check((0.0..=1.0).contains(&value), key, value.to_string(), "0 to 1 are accepted")?;
+    }
+    check(
+        (1.0..=30.0).contains(&s.max_window_seconds),
+        "speech.max_window_seconds",
+        s.max_window_seconds.to_string(),
+        "1 to 30 are accepted",
+    )?;
+    check(
+        config.server.max_file_size_mb > 0,
+        "server.max_file_size_mb",
+        config.server.max_file_size_mb.to_string(),
+        "at least 1",
+    )?;
+    check(
+        config.server.api_keys.iter().all(|k| !k.is_empty() && k.is_ascii()),
+        "server.api_keys",
+        "…".to_owned(),
+        "keys are not empty and ASCII",
+    )?;
+    let a = &config.audio;
+    check(
+        a.max_decode_seconds_per_second > 0.0,
+        "audio.max_decode_seconds_per_second",
+        a.max_decode_seconds_per_second.to_string(),
+        "more than 0",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Loaded, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        let env = env.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+        load(&path, false, env, overrides)
+    }
+
+    #[test]
+    fn the_shipped_file_says_what_the_defaults_are() {
+        let shipped: Config = toml::from_str(TEMPLATE).unwrap();
+        assert_eq!(shipped, Config::default());
+        let shipped = toml::from_str::<Table>(TEMPLATE).unwrap();
+        for (section, keys) in Table::try_from(Config::default()).unwrap() {
+            for key in keys.as_table().unwrap().keys() {
+                let there = shipped.get(&section).and_then(|s| s.get(key)).is_some();
+                assert!(there, "config.toml does not mention {section}.{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_its_line_and_what_is_accepted() {
+        let error = load_text("[server]\nporrt = 1\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("porrt") && error.contains("line 2") && error.contains("`port`"), "{error}");
+    }
+
+    #[test]
+    fn environment_beats_the_file_and_flags_beat_both() {
+        let file = "[server]\nport = 1000\nhost = \"a\"\n[whisper]\nmodel_path = \"x\"\n";
+        let env = [
+            ("WHISPER_BACKEND__SERVER__PORT", "2000"),
+            ("WHISPER_BACKEND__SERVER__API_KEYS", "[\"k\"]"),
+            ("WHISPER_BACKEND__PERFORMANCE__SLOTS", "3"),
+            ("WHISPER_MODEL", "small"),
+        ];
+        let flags = Overrides { host: Some("b".to_owned()), ..Overrides::default() };
+        let loaded = load_text(file, &env, &flags).unwrap();
+        assert_eq!(loaded.config.server.port, 2000);
+        assert_eq!(loaded.config.server.host, "b");
+        assert_eq!(loaded.config.server.api_keys, ["k"]);
+        assert_eq!(loaded.config.performance.slots, super::super::Count::Fixed(3));
+        assert_eq!(loaded.config.whisper.model_path, "small");
+        assert_eq!(loaded.origins["server.port"], "WHISPER_BACKEND__SERVER__PORT");
+        assert_eq!(loaded.origins["server.host"], "--host");
+    }
+
+    #[test]
+    fn an_unknown_variable_of_ours_is_refused_but_others_are_none_of_our_business() {
+        let error = load_text("", &[("WHISPER_BACKEND__SERVER__PROT", "1")], &Overrides::default());
+        assert!(error.unwrap_err().to_string().contains("server.prot"));
+        assert!(load_text("", &[("WHISPER_CUBLAS", "1")], &Overrides::default()).is_ok());
+    }
+
+    #[test]
+    fn a_value_out_of_range_names_its_origin() {
+        let error = load_text("", &[("WHISPER_BACKEND__WHISPER__BEAM_SIZE", "99")], &Overrides::default());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"), "{error}");
+    }
+
+    #[test]
+    fn the_first_start_writes_the_file_and_never_over_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        assert!(load(&path, true, [], &Overrides::default()).unwrap().written);
+        std::fs::write(&path, "[server]\nport = 9\n").unwrap();
+        let loaded = load(&path, true, [], &Overrides::default()).unwrap();
+        assert!(!loaded.written && loaded.config.server.port == 9);
+    }
+}
