@@ -1,1 +1,107 @@
-//! x
+//! HTTP: who are you, what do you ask, how do you want it. The only module that knows statuses.
+//!
+//! A request meets, in this order: path clean-up ([`dialect`]), CORS, [`edge`] (id, key, error envelope, headers,
+//! log line, draining of what a refusal leaves unread), the handler of its route ([`transcriptions`], [`models`]),
+//! its form ([`form`], [`fields`]), and [`render`] or [`stream`].
+
+mod admission;
+mod dialect;
+mod drain;
+mod edge;
+mod error;
+mod fields;
+mod form;
+mod models;
+mod openapi;
+mod render;
+mod stream;
+mod transcriptions;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::middleware::from_fn_with_state;
+use tower::ServiceBuilder;
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
+
+pub use admission::Keys;
+pub use dialect::Dialect;
+pub use edge::{Outcome, RequestContext};
+pub use error::{ApiError, ErrorBody, ErrorObject, Family, Retry, Wire};
+pub use fields::{Presentation, ResponseFormat};
+pub use form::TranscriptionRequest;
+
+use crate::config::Config;
+use crate::jobs::JobRunner;
+
+/// Told of every answer.
+pub type Observer = Arc<dyn Fn(&Outcome) + Send + Sync>;
+
+/// What handlers share: cheap handles.
+#[derive(Clone)]
+pub struct AppState {
+    /// Does the work.
+    pub jobs: Arc<dyn JobRunner>,
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// Whom to serve.
+    pub keys: Keys,
+    /// Counts answers; none in most tests.
+    pub observe: Option<Observer>,
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppState").finish_non_exhaustive()
+    }
+}
+
+impl AppState {
+    /// State without an observer.
+    pub fn new(jobs: Arc<dyn JobRunner>, config: Arc<Config>) -> Self {
+        let keys = Keys::new(&config.server.api_keys);
+        Self { jobs, config, keys, observe: None }
+    }
+}
+
+/// The whole HTTP side. Callable by `tower::ServiceExt::oneshot`, servable by `axum::serve`.
+pub fn router(state: AppState) -> Router {
+    let routes = Router::new()
+        .merge(transcriptions::routes())
+        .merge(models::routes())
+        .merge(openapi::routes())
+        .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+        .layer(from_fn_with_state(state.clone(), edge::surround))
+        .layer(cors(&state.config.server.cors_origins))
+        .with_state(state);
+    // Layers of a router run after it has chosen a route: cleaning the path needs a router round the router.
+    let cleaned = ServiceBuilder::new().map_request(clean_path).service(routes);
+    Router::new().fallback_service(cleaned)
+}
+
+fn clean_path(mut request: Request) -> Request {
+    if let Some(uri) = dialect::normalise(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// Browsers may call from the configured origins, with whatever headers SDKs add (`api-key`, `x-stainless-*`).
+fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::from(Any)
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods(Any)
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(edge::EXPOSED)
+        .max_age(std::time::Duration::from_secs(3600))
+}

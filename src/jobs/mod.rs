@@ -26,6 +26,12 @@ pub struct TranscribeOptions {
     pub word_times: bool,
     /// `None` takes the configuration's choice about voice activity detection.
     pub vad: Option<bool>,
+    /// Voice probability from 0 to 1 at which speech begins; `None` takes the configuration's.
+    pub vad_threshold: Option<f32>,
+    /// Milliseconds kept before and after speech; `None` takes the configuration's.
+    pub vad_padding_ms: Option<u32>,
+    /// Silence in milliseconds that ends a stretch of speech; `None` takes the configuration's.
+    pub vad_min_silence_ms: Option<u32>,
     /// Transcribe every channel by itself.
     pub separate_channels: bool,
     /// Waits behind interactive requests when true.

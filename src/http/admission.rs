@@ -1,0 +1,141 @@
+//! Who are you: every form in which clients show a key, and the comparison.
+
+use axum::http::{HeaderMap, Method, Uri, header};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::dialect::{Dialect, query_value, version_is_acceptable};
+use super::error::ApiError;
+
+/// Paths answered without a key: what probes ask, and the description of the rest.
+const OPEN_PATHS: [&str; 3] = ["/", "/health", "/openapi.json"];
+
+/// The keys that are accepted, kept as digests so that a comparison's time tells neither content nor length.
+#[derive(Debug, Clone)]
+pub struct Keys(Vec<[u8; 32]>);
+
+impl Keys {
+    /// Takes the configuration's keys. None: everybody is served.
+    pub fn new(keys: &[String]) -> Self {
+        Self(keys.iter().map(|key| Sha256::digest(key.as_bytes()).into()).collect())
+    }
+
+    /// True when no key is asked for.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Looks at every key whatever the outcome.
+    fn knows(&self, candidate: &str) -> bool {
+        let digest: [u8; 32] = Sha256::digest(candidate.as_bytes()).into();
+        let found = self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&digest));
+        found.into()
+    }
+}
+
+/// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
+fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
+    let text = |name: &str| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let mut keys: Vec<String> = text("api-key").map(|key| key.trim().to_owned()).collect();
+    keys.extend(text(header::AUTHORIZATION.as_str()).filter_map(bearer).map(str::to_owned));
+    // Browsers cannot set headers on a WebSocket: they put the key into the query or the subprotocol.
+    if headers.contains_key(header::UPGRADE) {
+        keys.extend(query_value(uri, "api-key"));
+        keys.extend(
+            text(header::SEC_WEBSOCKET_PROTOCOL.as_str())
+                .flat_map(|list| list.split(','))
+                .filter_map(|item| item.trim().strip_prefix("openai-insecure-api-key."))
+                .map(str::to_owned),
+        );
+    }
+    keys.retain(|key| !key.is_empty());
+    keys
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, key) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// Lets a request pass, or says why not. Reads no byte of the body.
+pub(super) fn check(
+    keys: &Keys,
+    strict_version: bool,
+    dialect: Dialect,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
+    if !keys.is_open() && method != Method::OPTIONS && !OPEN_PATHS.contains(&uri.path()) {
+        let shown = shown_keys(headers, uri);
+        if !shown.iter().any(|key| keys.knows(key)) {
+            return Err(match shown.into_iter().next() {
+                Some(key) => ApiError::WrongKey { masked: mask(&key) },
+                None => ApiError::NoKey,
+            });
+        }
+    }
+    let version = query_value(uri, "api-version");
+    if dialect.is_azure() && !version_is_acceptable(dialect, version.as_deref(), strict_version) {
+        return Err(ApiError::UnknownApiVersion);
+    }
+    Ok(())
+}
+
+/// Enough of a key to recognise it, never enough to use it.
+fn mask(key: &str) -> String {
+    let letters: Vec<char> = key.chars().filter(|c| !c.is_control()).collect();
+    if letters.len() < 16 {
+        return "****".to_owned();
+    }
+    let (head, tail) = (&letters[..3], &letters[letters.len() - 4..]);
+    format!("{}****{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn allowed(pairs: &[(&'static str, &str)], uri: &str) -> bool {
+        let keys = Keys::new(&["first-key".to_owned(), "second-key".to_owned()]);
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        check(&keys, false, Dialect::OpenAi, &Method::GET, &uri.parse().unwrap(), &headers).is_ok()
+    }
+
+    #[test]
+    fn every_form_of_a_key() {
+        assert!(allowed(&[("api-key", "second-key")], "/v1/models"));
+        assert!(allowed(&[("authorization", "Bearer first-key")], "/v1/models"));
+        assert!(allowed(&[("authorization", "bearer  first-key")], "/v1/models"));
+        assert!(allowed(&[("authorization", "Bearer wrong"), ("api-key", "first-key")], "/v1/models"));
+        assert!(allowed(&[("authorization", "Bearer first-key"), ("api-key", "wrong")], "/v1/models"));
+        assert!(allowed(&[("upgrade", "websocket")], "/v1/realtime?api-key=first-key"));
+        let protocols = "realtime, openai-insecure-api-key.second-key, openai-beta.realtime-v1";
+        assert!(allowed(
+            &[("upgrade", "websocket"), ("sec-websocket-protocol", protocols)],
+            "/v1/realtime"
+        ));
+        assert!(allowed(&[], "/health"));
+    }
+
+    #[test]
+    fn what_is_no_key() {
+        assert!(!allowed(&[], "/v1/models"));
+        assert!(!allowed(&[], "/v1/models?api-key=first-key"));
+        assert!(!allowed(&[("authorization", "Basic first-key")], "/v1/models"));
+        assert!(!allowed(&[("authorization", "first-key")], "/v1/models"));
+        assert!(!allowed(&[("api-key", "first-ke")], "/v1/models"));
+        assert!(!allowed(&[("api-key", "")], "/v1/models"));
+    }
+
+    #[test]
+    fn keys_are_never_echoed() {
+        assert_eq!(mask("sk-0oJ1Kabcdefghijklmnop-cMnE"), "sk-****cMnE");
+        assert_eq!(mask("short"), "****");
+        assert_eq!(mask("日本語の鍵"), "****");
+    }
+}

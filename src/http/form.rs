@@ -1,0 +1,266 @@
+//! The multipart body → a recording in the spool and a [`TranscriptionRequest`]. Parts may come in any order;
+//! the file never lies whole in memory.
+
+use std::error::Error as _;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use multer::{Field, Multipart};
+
+use super::drain::{BodyError, BodyLimits, Progress, intake};
+use super::error::ApiError;
+use super::fields::{self, FORM_TEXT_BYTES, Fields, Presentation};
+use crate::audio::{AudioError, Spool, UploadedAudio};
+use crate::jobs::TranscribeOptions;
+use crate::transcript::Task;
+
+/// Parts in one form; SDKs send fewer than thirty.
+const MOST_PARTS: usize = 1_000;
+/// Bytes collected before they go to the disk in one blocking call.
+const DISK_BATCH_BYTES: usize = 1 << 20;
+
+/// A whole request, checked.
+#[derive(Debug)]
+pub struct TranscriptionRequest {
+    /// The recording.
+    pub audio: UploadedAudio,
+    /// What to ask of the model.
+    pub options: TranscribeOptions,
+    /// How to show the answer.
+    pub presentation: Presentation,
+    /// The recording's name has an extension; decides an error's first words.
+    pub has_extension: bool,
+}
+
+/// What the server decides about forms.
+#[derive(Debug)]
+pub(super) struct FormRules {
+    pub(super) limits: BodyLimits,
+    pub(super) spool_memory_bytes: usize,
+    pub(super) spool_dir: Option<std::path::PathBuf>,
+    pub(super) stream_whisper_1: bool,
+}
+
+/// Reads the form.
+///
+/// `deployment` is the path's, where the path has one; the form's `model` then decides nothing. `check_model` is
+/// asked as soon as `model` is known, so that a wrong name is refused before a large file is kept.
+pub(super) async fn read(
+    rules: &FormRules,
+    headers: &HeaderMap,
+    body: Body,
+    task: Task,
+    deployment: Option<String>,
+    check_model: impl Fn(&str) -> Result<(), ApiError>,
+) -> Result<TranscriptionRequest, ApiError> {
+    let boundary = boundary(headers)?;
+    let progress = Progress::default();
+    let mut form = Multipart::new(intake(body, rules.limits, progress.clone()), boundary);
+    let mut fields = Fields::default();
+    let mut file: Option<(Intermediate, Option<String>)> = None;
+    let mut text_bytes = 0;
+    let mut parts = 0;
+
+    while let Some(mut part) = form.next_field().await.map_err(broken_form)? {
+        progress.made();
+        parts += 1;
+        if parts > MOST_PARTS {
+            return Err(ApiError::Form { detail: format!("more than {MOST_PARTS} parts") });
+        }
+        let name = part.name().unwrap_or_default().to_owned();
+        if name == "file" {
+            if file.is_some() {
+                return Err(ApiError::invalid("file", "Invalid value for 'file': one file a request."));
+            }
+            let file_name = part.file_name().map(str::to_owned);
+            let mut spool = Intermediate::new(rules);
+            while let Some(chunk) = part.chunk().await.map_err(broken_form)? {
+                progress.made();
+                spool.write(chunk).await?;
+            }
+            file = Some((spool, file_name));
+        } else if let Some((base, limit)) = fields::known(&name) {
+            let value = text(&mut part, base, limit, &progress).await?;
+            text_bytes += value.len();
+            if text_bytes > FORM_TEXT_BYTES {
+                return Err(ApiError::Form { detail: format!("text fields hold more than {FORM_TEXT_BYTES} bytes") });
+            }
+            if base == "model" && deployment.is_none() && !value.trim().is_empty() {
+                check_model(value.trim())?;
+            }
+            fields.push(&name, value)?;
+        } else {
+            while part.chunk().await.map_err(broken_form)?.is_some() {
+                progress.made();
+            }
+        }
+    }
+
+    let name = match deployment {
+        Some(deployment) => deployment,
+        None => fields.single("model").map(str::trim).filter(|name| !name.is_empty()).map_or_else(
+            || Err(missing("model", "you must provide a model parameter")),
+            |name| Ok(name.to_owned()),
+        )?,
+    };
+    let (options, presentation) = fields::read(&fields, task, &name, rules.stream_whisper_1)?;
+    let Some((spool, part_name)) = file else {
+        return Err(missing("file", "'file' is a required property"));
+    };
+    let file_name = part_name.or_else(|| fields.single("filename").map(str::to_owned));
+    let file_name = file_name.as_deref().map(base_name).filter(|name| !name.is_empty()).map(str::to_owned);
+    let has_extension = file_name.as_deref().is_some_and(|name| {
+        name.rsplit_once('.').is_some_and(|(stem, extension)| !stem.is_empty() && !extension.is_empty())
+    });
+    let audio = spool.finish(file_name).await.map_err(|error| ApiError::Audio {
+        error,
+        family: presentation.family,
+        has_extension,
+    })?;
+    Ok(TranscriptionRequest { audio, options, presentation, has_extension })
+}
+
+fn missing(param: &'static str, message: &str) -> ApiError {
+    ApiError::Field {
+        param: Some(param),
+        code: Some("missing_required_parameter"),
+        message: message.to_owned(),
+    }
+}
+
+/// The last component of a name; Windows clients send whole paths.
+fn base_name(name: &str) -> &str {
+    name.rsplit(['/', '\\']).next().unwrap_or(name)
+}
+
+fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
+    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if let Some(encoding) = text(header::CONTENT_ENCODING)
+        && !encoding.eq_ignore_ascii_case("identity")
+    {
+        return Err(ApiError::NotMultipart { found: encoding });
+    }
+    let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
+    match multer::parse_boundary(&content_type) {
+        Ok(boundary) if !boundary.is_empty() => Ok(boundary),
+        Ok(_) | Err(multer::Error::NoBoundary) => {
+            Err(ApiError::Form { detail: "the Content-Type header names no boundary".to_owned() })
+        }
+        Err(_) => Err(ApiError::NotMultipart { found: content_type }),
+    }
+}
+
+async fn text(
+    part: &mut Field<'_>,
+    base: &'static str,
+    limit: usize,
+    progress: &Progress,
+) -> Result<String, ApiError> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = part.chunk().await.map_err(broken_form)? {
+        progress.made();
+        if bytes.len() + chunk.len() > limit {
+            return Err(ApiError::Field {
+                param: Some(base),
+                code: Some("string_above_max_length"),
+                message: format!("Invalid value for '{base}': it is longer than {limit} bytes."),
+            });
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes.into())
+        .map_err(|_| ApiError::invalid(base, format!("Invalid value for '{base}': it is not UTF-8 text.")))
+}
+
+fn broken_form(error: multer::Error) -> ApiError {
+    if let multer::Error::StreamReadFailed(source) = error {
+        return match source.downcast::<BodyError>() {
+            Ok(error) => match *error {
+                BodyError::Idle { seconds } => ApiError::BodyIdle { seconds },
+                BodyError::TooLarge { limit, seen } => ApiError::TooLarge { limit, seen },
+                BodyError::Stalled => ApiError::Form { detail: error.to_string() },
+                BodyError::Broken(ref source) => {
+                    ApiError::Form { detail: format!("the body ended early ({source})") }
+                }
+            },
+            Err(other) => ApiError::Form { detail: other.to_string() },
+        };
+    }
+    let detail = match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    ApiError::Form { detail }
+}
+
+/// A recording on its way into the spool: straight into memory while it is small, in large blocking steps on
+/// threads made for that once it goes to the disk.
+struct Intermediate {
+    spool: Option<Spool>,
+    memory_left: usize,
+    batch: BytesMut,
+}
+
+impl Intermediate {
+    fn new(rules: &FormRules) -> Self {
+        Self {
+            spool: Some(Spool::new(rules.spool_memory_bytes, rules.limits.bytes, rules.spool_dir.clone())),
+            memory_left: rules.spool_memory_bytes,
+            batch: BytesMut::new(),
+        }
+    }
+
+    async fn write(&mut self, chunk: Bytes) -> Result<(), ApiError> {
+        if self.batch.is_empty() && chunk.len() <= self.memory_left {
+            self.memory_left -= chunk.len();
+            return match &mut self.spool {
+                Some(spool) => spool.write(&chunk).map_err(spool_failure),
+                None => Err(lost_spool()),
+            };
+        }
+        self.memory_left = 0;
+        self.batch.extend_from_slice(&chunk);
+        if self.batch.len() < DISK_BATCH_BYTES {
+            return Ok(());
+        }
+        let batch = self.batch.split().freeze();
+        let mut spool = self.spool.take().ok_or_else(lost_spool)?;
+        let (spool, outcome) = blocking(move || {
+            let outcome = spool.write(&batch);
+            (spool, outcome)
+        })
+        .await?;
+        self.spool = Some(spool);
+        outcome.map_err(spool_failure)
+    }
+
+    async fn finish(mut self, file_name: Option<String>) -> Result<UploadedAudio, AudioError> {
+        let lost = || AudioError::Io(std::io::Error::other("the spool was lost"));
+        let mut spool = self.spool.take().ok_or_else(lost)?;
+        let rest = self.batch.freeze();
+        if rest.is_empty() && self.memory_left > 0 {
+            return spool.finish(file_name);
+        }
+        blocking(move || {
+            spool.write(&rest)?;
+            spool.finish(file_name)
+        })
+        .await
+        .map_err(|_| lost())?
+    }
+}
+
+fn spool_failure(error: AudioError) -> ApiError {
+    ApiError::Audio { error, family: super::error::Family::Whisper, has_extension: true }
+}
+
+fn lost_spool() -> ApiError {
+    ApiError::Internal { detail: "the spool was lost".to_owned(), permanent: false }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::Internal { detail: format!("spool: {error}"), permanent: false })
+}

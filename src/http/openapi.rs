@@ -1,0 +1,302 @@
+//! `/openapi.json`: an OpenAPI 3.1 description made from the types and path lists that the routes use.
+
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
+};
+use utoipa::{OpenApi as _, ToSchema};
+
+use super::error::ErrorBody;
+use super::render::{StreamEvent, Transcription, VerboseTranscription};
+use super::{AppState, models, transcriptions};
+use crate::transcript::Task;
+
+pub(super) fn routes() -> Router<AppState> {
+    Router::new().route("/openapi.json", get(|| async { Json(document()) }))
+}
+
+/// The form of a request. Arrays may be written `name[]`, `name`, `name[0]`, or as one JSON array.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form; `form` and `fields` read it part by part")]
+struct TranscriptionForm {
+    /// The recording.
+    #[schema(value_type = String, format = Binary)]
+    file: (),
+    /// Deployment or model. Where the path names a deployment, it decides instead.
+    #[schema(min_length = 1, example = "whisper-1")]
+    model: Option<String>,
+    /// ISO 639-1 code; absent: detected. Ignored by translations.
+    #[schema(example = "en")]
+    language: Option<String>,
+    /// When detecting, only these may win.
+    #[schema(rename = "languages[]")]
+    languages: Option<Vec<String>>,
+    /// Text the model is told came before.
+    prompt: Option<String>,
+    /// Names and terms, added to the prompt.
+    #[schema(rename = "keywords[]")]
+    keywords: Option<Vec<String>>,
+    /// Form of the answer.
+    #[schema(value_type = Option<FormatName>)]
+    response_format: Option<()>,
+    /// 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    temperature: Option<f32>,
+    /// With `verbose_json`: `segment` (default), `word`, or both.
+    #[schema(rename = "timestamp_granularities[]", value_type = Option<Vec<GranularityName>>)]
+    timestamp_granularities: Option<()>,
+    /// `logprobs`, with `json`.
+    #[schema(rename = "include[]", value_type = Option<Vec<IncludeName>>)]
+    include: Option<()>,
+    /// Server-sent events while the work goes on.
+    stream: Option<bool>,
+    /// `auto`, or an object of type `server_vad` as JSON text or as `chunking_strategy[…]` parts.
+    #[schema(example = "auto")]
+    chunking_strategy: Option<String>,
+    /// Not supported: an error says so.
+    #[schema(rename = "known_speaker_names[]", max_items = 4)]
+    known_speaker_names: Option<Vec<String>>,
+    /// Not supported: an error says so.
+    #[schema(rename = "known_speaker_references[]", max_items = 4)]
+    known_speaker_references: Option<Vec<String>>,
+    /// Name for a file part that has none.
+    filename: Option<String>,
+    /// Extension: beam width; absent takes the configuration's.
+    #[schema(minimum = 1, maximum = 8)]
+    beam_size: Option<u32>,
+    /// Extension: find speech first; absent takes the configuration's choice.
+    vad: Option<bool>,
+    /// Extension: `batch` waits behind interactive requests.
+    #[schema(value_type = Option<PriorityName>)]
+    priority: Option<()>,
+    /// Extension: transcribe every channel by itself.
+    separate_channels: Option<bool>,
+}
+
+/// Values of `response_format`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum FormatName {
+    Json,
+    Text,
+    Srt,
+    VerboseJson,
+    Vtt,
+}
+
+/// Values of `timestamp_granularities[]`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum GranularityName {
+    Word,
+    Segment,
+}
+
+/// Values of `include[]`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum IncludeName {
+    Logprobs,
+}
+
+/// Values of `priority`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum PriorityName {
+    Interactive,
+    Batch,
+}
+
+/// Schemas only; paths are added from the route tables.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "WhisperBackendAPI",
+        description = "Speech to text on this computer, in the dialects of Azure OpenAI (classic and v1) and OpenAI."
+    ),
+    components(schemas(
+        TranscriptionForm,
+        Transcription,
+        VerboseTranscription,
+        StreamEvent,
+        ErrorBody,
+        models::ModelList,
+        models::Model,
+        models::DeploymentList,
+        models::Deployment
+    ))
+)]
+struct Schemas;
+
+/// The whole description.
+pub fn document() -> OpenApi {
+    let mut api = Schemas::openapi();
+    if let Some(components) = api.components.as_mut() {
+        components.add_security_scheme(
+            "api-key",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("api-key"))),
+        );
+        components.add_security_scheme(
+            "bearer",
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+        );
+    }
+    let mut add = |path: &str, method: HttpMethod, operation: Operation| {
+        api.paths.add_path_operation(path, vec![method], operation);
+    };
+    for (path, task) in transcriptions::PATHS {
+        add(path, HttpMethod::Post, recording(path, task, false));
+    }
+    for (path, task) in [
+        ("/openai/deployments/{deployment}/audio/transcriptions", Task::Transcribe),
+        ("/openai/deployments/{deployment}/audio/translations", Task::Translate),
+    ] {
+        add(path, HttpMethod::Post, recording(path, task, true));
+    }
+    for path in models::PATHS {
+        add(path, HttpMethod::Get, reading(path, "List models", "ModelList", &[]));
+        let one = format!("{path}/{{id}}");
+        add(&one, HttpMethod::Get, reading(&one, "Describe one model", "Model", &["id"]));
+    }
+    let deployments = "/openai/deployments";
+    add(deployments, HttpMethod::Get, reading(deployments, "List deployments", "DeploymentList", &[]));
+    let one = "/openai/deployments/{deployment}";
+    add(one, HttpMethod::Get, reading(one, "Describe one deployment", "Deployment", &["deployment"]));
+    let alias = "/openai/deployments/{deployment}/models";
+    add(alias, HttpMethod::Get, reading(alias, "List models", "ModelList", &["deployment"]));
+    api
+}
+
+fn text(name: &str, place: ParameterIn) -> Parameter {
+    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    let schema = ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).min_length(Some(1));
+    ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(Some(schema)).build()
+}
+
+/// What every route has: an id, parameters, keys, errors.
+fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) -> OperationBuilder {
+    let id: Vec<&str> = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|s| !s.is_empty()).collect();
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(format!("{method}_{}", id.join("_"))))
+        .summary(Some(summary))
+        .securities(Some([
+            SecurityRequirement::default(),
+            SecurityRequirement::new::<_, [&str; 0], &str>("api-key", []),
+            SecurityRequirement::new::<_, [&str; 0], &str>("bearer", []),
+        ]));
+    for name in path_parameters {
+        operation = operation.parameter(text(name, ParameterIn::Path));
+    }
+    if path.starts_with("/openai") {
+        operation = operation.parameter(text("api-version", ParameterIn::Query));
+    }
+    for (status, description) in [
+        ("400", "A field or the recording is wrong, or the `api-version` is unknown"),
+        ("401", "No key, or a wrong one"),
+        ("404", "Unknown path, `api-version`, deployment or model"),
+        ("405", "Another method is meant"),
+        ("500", "The server failed"),
+    ] {
+        operation = operation.response(status, error(description));
+    }
+    operation
+}
+
+fn error(description: &str) -> Response {
+    ResponseBuilder::new()
+        .description(description)
+        .header("x-request-id", HeaderBuilder::new().build())
+        .content("application/json", ContentBuilder::new().schema(Some(schema_ref("ErrorBody"))).build())
+        .build()
+}
+
+fn schema_ref(name: &str) -> RefOr<Schema> {
+    RefOr::Ref(Ref::from_schema_name(name))
+}
+
+fn reading(path: &str, summary: &str, schema: &str, path_parameters: &[&str]) -> Operation {
+    let found = ResponseBuilder::new()
+        .description("Found")
+        .content("application/json", ContentBuilder::new().schema(Some(schema_ref(schema))).build());
+    operation(path, "get", summary, path_parameters).tag("models").response("200", found.build()).build()
+}
+
+fn recording(path: &str, task: Task, deployment: bool) -> Operation {
+    let (summary, tag) = match task {
+        Task::Transcribe => ("Write down what is said, in the language spoken", "transcriptions"),
+        Task::Translate => ("Write down what is said, in English", "translations"),
+    };
+    let plain = || ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).build();
+    let either = utoipa::openapi::schema::AnyOfBuilder::new()
+        .item(schema_ref("Transcription"))
+        .item(schema_ref("VerboseTranscription"));
+    let done = ResponseBuilder::new()
+        .description("The transcript, in the form that `response_format` and `stream` ask for")
+        .header("x-request-id", HeaderBuilder::new().build())
+        .content("application/json", ContentBuilder::new().schema(Some(Schema::AnyOf(either.build()))).build())
+        .content("text/plain", ContentBuilder::new().schema(Some(plain())).build())
+        .content("text/event-stream", ContentBuilder::new().schema(Some(plain())).build());
+    let form = ContentBuilder::new().schema(Some(schema_ref("TranscriptionForm"))).build();
+    let body =
+        RequestBodyBuilder::new().content("multipart/form-data", form).required(Some(Required::True)).build();
+    let parameters: &[&str] = if deployment { &["deployment"] } else { &[] };
+    let mut operation = operation(path, "post", summary, parameters)
+        .tag(tag)
+        .request_body(Some(body))
+        .response("200", done.build());
+    for (status, description) in [
+        ("408", "The body stopped coming"),
+        ("413", "The body is too large"),
+        ("415", "The body is no multipart form"),
+        ("429", "Every place is taken; `retry-after` says when to come back"),
+        ("503", "No model can be had now"),
+    ] {
+        operation = operation.response(status, error(description));
+    }
+    let mut operation = operation.build();
+    if path.starts_with("/openai/audio/") {
+        operation.description = Some("An alias that @ai-sdk/azure asks for.".to_owned());
+    }
+    operation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fields::KNOWN;
+
+    #[test]
+    fn the_form_described_is_the_form_read() {
+        let api = serde_json::to_value(document()).unwrap();
+        let described = api["components"]["schemas"]["TranscriptionForm"]["properties"].as_object().unwrap();
+        let mut described: Vec<&str> =
+            described.keys().map(|name| name.trim_end_matches("[]")).filter(|name| *name != "file").collect();
+        let mut read: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+        described.sort_unstable();
+        read.sort_unstable();
+        assert_eq!(described, read);
+    }
+
+    #[test]
+    fn it_is_openapi_3_1_and_its_references_resolve() {
+        let api = serde_json::to_value(document()).unwrap();
+        assert_eq!(api["openapi"], "3.1.0");
+        let text = api.to_string();
+        for reference in text.split("\"$ref\":\"").skip(1) {
+            let target = reference.split('"').next().unwrap().trim_start_matches('#');
+            assert!(api.pointer(target).is_some(), "{target}");
+        }
+        assert_eq!(api["paths"].as_object().unwrap().len(), 17);
+    }
+}

@@ -1,0 +1,239 @@
+//! `stream=true`: server-sent events while later windows still run.
+//!
+//! Frames are data only, without `event:` lines, and end with `data: [DONE]`. A failure after the first byte is a
+//! frame with an `error` object and no `[DONE]`: what makes the Python and npm clients raise.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::dialect::Dialect;
+use super::error::{ApiError, ErrorBody};
+use super::fields::{Presentation, ResponseFormat};
+use super::render::{self, StreamEvent};
+use crate::jobs::{JobError, JobEvent, JobHandle};
+use crate::transcript::{Segment, Transcript};
+
+/// Silence after which a comment goes out, so that no proxy takes the connection for dead. Also how long a
+/// failure may take to become an ordinary HTTP error.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Everything a stream needs beside the job.
+#[derive(Debug)]
+pub(super) struct StreamTerms {
+    pub(super) shown: Presentation,
+    pub(super) dialect: Dialect,
+    pub(super) has_extension: bool,
+}
+
+/// Waits for the job's first word, so that an early failure keeps its status, and streams from there.
+pub(super) async fn response(mut job: JobHandle, terms: StreamTerms) -> Result<Response, ApiError> {
+    let first = timeout(KEEP_ALIVE, job.events.recv()).await;
+    let mut live = Live { job, text: Deltas::new(terms.shown.format), terms, queue: VecDeque::new(), ended: false };
+    match first {
+        Err(_) => live.queue.push_back(Bytes::from_static(b": waiting\n\n")),
+        Ok(Some(Ok(event))) => live.take(event),
+        Ok(Some(Err(error))) => return Err(live.failure(error)),
+        Ok(None) => return Err(no_result()),
+    }
+    let frames = stream::unfold(live, |mut live| async move {
+        let frame = live.next().await?;
+        Some((Ok::<_, Infallible>(frame), live))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(frames)).into_response())
+}
+
+/// A job that ended without saying how.
+pub(super) fn no_result() -> ApiError {
+    ApiError::Internal { detail: "the job ended without a result".to_owned(), permanent: false }
+}
+
+/// A stream in progress. Dropped when the client leaves, which cancels the job.
+struct Live {
+    job: JobHandle,
+    text: Deltas,
+    terms: StreamTerms,
+    queue: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl Live {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(frame) = self.queue.pop_front() {
+                return Some(frame);
+            }
+            if self.ended {
+                return None;
+            }
+            match timeout(KEEP_ALIVE, self.job.events.recv()).await {
+                Err(_) => return Some(Bytes::from_static(b": waiting\n\n")),
+                Ok(Some(Ok(event))) => self.take(event),
+                Ok(Some(Err(error))) => {
+                    let error = self.failure(error);
+                    self.fail(&error);
+                }
+                Ok(None) => self.fail(&no_result()),
+            }
+        }
+    }
+
+    fn failure(&self, error: JobError) -> ApiError {
+        ApiError::from_job(error, self.terms.shown.family, self.terms.has_extension)
+    }
+
+    fn take(&mut self, event: JobEvent) {
+        match event {
+            JobEvent::Segments(segments) => {
+                for segment in &segments {
+                    let delta = self.text.add(segment);
+                    self.delta(delta, std::slice::from_ref(segment));
+                }
+            }
+            JobEvent::Finished(transcript) => self.finish(&transcript),
+        }
+    }
+
+    fn delta(&mut self, delta: String, segments: &[Segment]) {
+        let logprobs = self.terms.shown.logprobs.then(|| render::logprobs(segments));
+        if delta.is_empty() && logprobs.as_ref().is_none_or(Vec::is_empty) {
+            return;
+        }
+        self.send(&StreamEvent::Delta { delta, logprobs });
+    }
+
+    fn finish(&mut self, transcript: &Transcript) {
+        let rest = self.text.close(transcript);
+        if !rest.is_empty() {
+            self.send(&StreamEvent::Delta { delta: rest, logprobs: None });
+        }
+        let shown = &self.terms.shown;
+        let done = StreamEvent::Done {
+            text: std::mem::take(&mut self.text.sent),
+            logprobs: shown.logprobs.then(|| render::logprobs(&transcript.segments)),
+            languages: render::heard(transcript, shown),
+            usage: render::usage(transcript, shown),
+            verbose: (shown.format == ResponseFormat::VerboseJson)
+                .then(|| Box::new(render::verbose(transcript, shown))),
+        };
+        self.send(&done);
+        self.queue.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+        self.ended = true;
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        if let Some(detail) = error.detail() {
+            tracing::error!(%detail, "a stream failed");
+        }
+        let error = error.wire(self.terms.dialect).error;
+        self.send(&ErrorBody { error });
+        self.ended = true;
+    }
+
+    fn send(&mut self, event: &impl Serialize) {
+        let mut frame = b"data: ".to_vec();
+        if serde_json::to_writer(&mut frame, event).is_ok() {
+            frame.extend_from_slice(b"\n\n");
+            self.queue.push_back(frame.into());
+        }
+    }
+}
+
+/// Cuts the final text into deltas whose sum is that text to the byte, without knowing its end: spaces at the
+/// end of what is known are held back until more text follows them.
+///
+/// For srt and vtt the text is the file itself: a delta is a cue.
+struct Deltas {
+    format: ResponseFormat,
+    cues: usize,
+    held: String,
+    sent: String,
+}
+
+impl Deltas {
+    fn new(format: ResponseFormat) -> Self {
+        let held = if format == ResponseFormat::Vtt { render::vtt_start().to_owned() } else { String::new() };
+        Self { format, cues: 0, held, sent: String::new() }
+    }
+
+    fn add(&mut self, segment: &Segment) -> String {
+        match self.format {
+            ResponseFormat::Srt | ResponseFormat::Vtt if segment.text.trim().is_empty() => String::new(),
+            ResponseFormat::Srt => {
+                self.cues += 1;
+                let mut cue = std::mem::take(&mut self.held);
+                render::srt_cue(&mut cue, self.cues, segment);
+                self.sent.push_str(&cue);
+                cue
+            }
+            ResponseFormat::Vtt => {
+                let mut cue = std::mem::take(&mut self.held);
+                render::vtt_cue(&mut cue, segment);
+                self.sent.push_str(&cue);
+                cue
+            }
+            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
+                self.add_text(&segment.text)
+            }
+        }
+    }
+
+    fn add_text(&mut self, text: &str) -> String {
+        let mut piece = std::mem::take(&mut self.held);
+        piece.push_str(text);
+        if self.sent.is_empty() {
+            piece = piece.trim_start().to_owned();
+        }
+        self.held = piece.split_off(piece.trim_end().len());
+        self.sent.push_str(&piece);
+        piece
+    }
+
+    /// What is still to send. Normally nothing but a subtitle file's end.
+    fn close(&mut self, transcript: &Transcript) -> String {
+        let rest = match self.format {
+            ResponseFormat::Srt => render::srt_end().to_owned(),
+            ResponseFormat::Vtt => std::mem::take(&mut self.held),
+            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
+                // Never contradict what the client has shown: text that does not follow on is not sent.
+                transcript.text().strip_prefix(self.sent.as_str()).unwrap_or_default().to_owned()
+            }
+        };
+        self.sent.push_str(&rest);
+        rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deltas_sum_to_the_trimmed_text() {
+        for pieces in [
+            vec![" Hello", " world. ", " ", "", " Bye. "],
+            vec!["  ", "\n", " あ", "い  ", " う🎉"],
+            vec!["one"],
+            vec![" ", " "],
+            vec![],
+        ] {
+            let mut deltas = Deltas::new(ResponseFormat::Json);
+            let sum: String = pieces.iter().map(|piece| deltas.add_text(piece)).collect();
+            assert_eq!(sum, pieces.concat().trim(), "{pieces:?}");
+            assert_eq!(sum, deltas.sent);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `…/audio/transcriptions` and `…/audio/translations` in the three dialects: the straight walk.
+
+use std::time::Duration;
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{Method, Uri};
+use axum::response::Response;
+use axum::routing::{any, post};
+use axum::{Router, response::IntoResponse};
+
+use super::dialect::DeploymentPath;
+use super::drain::BodyLimits;
+use super::edge::RequestContext;
+use super::error::{ApiError, Family};
+use super::form::{self, FormRules, TranscriptionRequest};
+use super::{AppState, models, render, stream};
+use crate::jobs::{JobEvent, JobHandle};
+use crate::transcript::Task;
+
+/// Paths that take recordings, beside those below `/openai/deployments/`.
+pub(super) const PATHS: [(&str, Task); 6] = [
+    ("/v1/audio/transcriptions", Task::Transcribe),
+    ("/v1/audio/translations", Task::Translate),
+    ("/openai/v1/audio/transcriptions", Task::Transcribe),
+    ("/openai/v1/audio/translations", Task::Translate),
+    // @ai-sdk/azure asks this of hosts that are not Azure's.
+    ("/openai/audio/transcriptions", Task::Transcribe),
+    ("/openai/audio/translations", Task::Translate),
+];
+
+pub(super) fn routes() -> Router<AppState> {
+    let router = Router::new().route("/openai/deployments/{*rest}", any(deployment));
+    PATHS.iter().fold(router, |router, (path, task)| {
+        let task = *task;
+        let handler = move |State(app): State<AppState>,
+                            Extension(context): Extension<RequestContext>,
+                            request: Request| async move {
+            serve(&app, &context, task, None, request).await
+        };
+        router.route(path, post(handler))
+    })
+}
+
+/// Everything below `/openai/deployments/`: ids may hold slashes, which a router's patterns cannot say.
+async fn deployment(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    method: Method,
+    uri: Uri,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let rest = uri.path().strip_prefix("/openai/deployments/").unwrap_or_default();
+    let path = DeploymentPath::parse(rest);
+    let (allowed, ok) = match path {
+        DeploymentPath::Models | DeploymentPath::Deployment(_) => {
+            ("GET,HEAD", method == Method::GET || method == Method::HEAD)
+        }
+        _ => ("POST", method == Method::POST),
+    };
+    if !ok {
+        let error = ApiError::MethodNotAllowed { request: format!("{method} {}", uri.path()) };
+        return Ok(([("allow", allowed)], error).into_response());
+    }
+    match path {
+        DeploymentPath::Transcriptions(name) => serve(&app, &context, Task::Transcribe, Some(name), request).await,
+        DeploymentPath::Translations(name) => serve(&app, &context, Task::Translate, Some(name), request).await,
+        DeploymentPath::Models => Ok(models::list(&app, context.dialect)),
+        DeploymentPath::Deployment(name) => models::deployment(&app, &name),
+        DeploymentPath::Foreign { deployment, operation } => {
+            app.jobs.resolve(&deployment).map_err(|error| ApiError::from_job(error, Family::Whisper, true))?;
+            Err(ApiError::ForeignOperation { operation, deployment })
+        }
+    }
+}
+
+/// From an admitted request to its answer.
+///
+/// # Cancel safety
+///
+/// Dropped when the client leaves; the job's handle goes with it and ends the work.
+async fn serve(
+    app: &AppState,
+    context: &RequestContext,
+    task: Task,
+    deployment: Option<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let server = &app.config.server;
+    let limit = server.max_file_size_mb.saturating_mul(1 << 20);
+    if let Some(announced) = context.content_length.filter(|bytes| *bytes > limit) {
+        return Err(ApiError::TooLarge { limit, seen: announced });
+    }
+    let resolve = |name: &str| match app.jobs.resolve(name) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ApiError::from_job(error, Family::of(name), true)),
+    };
+    if let Some(name) = &deployment {
+        resolve(name)?;
+    }
+    let ticket = app.jobs.admit().map_err(ApiError::Busy)?;
+
+    let rules = FormRules {
+        limits: BodyLimits { bytes: limit, idle: Duration::from_secs(server.body_idle_timeout_seconds.max(1)) },
+        spool_memory_bytes: app.config.audio.spool_memory_mb << 20,
+        spool_dir: app.config.audio.spool_dir.clone(),
+        stream_whisper_1: server.stream_whisper_1,
+    };
+    let (parts, body) = request.into_parts();
+    let form = form::read(&rules, &parts.headers, body, task, deployment, resolve).await?;
+    let TranscriptionRequest { audio, options, presentation: shown, has_extension } = form;
+    tracing::debug!(bytes = audio.len(), format = ?shown.format, stream = shown.stream, "upload complete");
+
+    let job = app.jobs.start(audio, options, ticket);
+    if shown.stream {
+        let dialect = context.dialect;
+        return stream::response(job, stream::StreamTerms { shown, dialect, has_extension }).await;
+    }
+    finished(job, shown.family, has_extension).await.and_then(|transcript| render::response(&transcript, &shown))
+}
+
+async fn finished(
+    mut job: JobHandle,
+    family: Family,
+    has_extension: bool,
+) -> Result<crate::transcript::Transcript, ApiError> {
+    while let Some(event) = job.events.recv().await {
+        match event {
+            Ok(JobEvent::Segments(_)) => {}
+            Ok(JobEvent::Finished(transcript)) => return Ok(*transcript),
+            Err(error) => return Err(ApiError::from_job(error, family, has_extension)),
+        }
+    }
+    Err(stream::no_result())
+}
