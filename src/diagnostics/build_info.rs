@@ -1,6 +1,6 @@
 //! What this binary was compiled with. Filled by `build.rs` and the cargo features; never read from the machine.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,13 +101,13 @@ impl BuildFacts {
     pub fn one_line(&self) -> String {
         let mut line = self.version.clone();
         if let Some(hash) = &self.git_hash {
-            line.push_str(&format!(" ({hash})"));
+            let _ = write!(line, " ({hash})");
         }
         let mut features: Vec<&str> = self.backends.iter().map(|backend| backend.feature()).collect();
         if features.is_empty() {
             features.push(if self.whisper { "cpu" } else { "no engine" });
         }
-        line.push_str(&format!(" [{}]", features.join(", ")));
+        let _ = write!(line, " [{}]", features.join(", "));
         line
     }
 }
@@ -119,7 +119,9 @@ fn said(value: Option<&'static str>) -> Option<&'static str> {
 
 /// CMake separates lists by semicolons.
 fn list(value: Option<&'static str>) -> Vec<String> {
-    said(value).map(|text| text.split([';', ',']).map(str::to_owned).collect()).unwrap_or_default()
+    said(value)
+        .map(|text| text.split([';', ',']).map(str::to_owned).collect())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -136,7 +138,11 @@ mod tests {
             ..BuildFacts::default()
         };
         assert_eq!(build.one_line(), "1.2.3 (abc1234) [cuda, opencl]");
-        let plain = BuildFacts { version: "1.2.3".to_owned(), whisper: true, ..BuildFacts::default() };
+        let plain = BuildFacts {
+            version: "1.2.3".to_owned(),
+            whisper: true,
+            ..BuildFacts::default()
+        };
         assert_eq!(plain.one_line(), "1.2.3 [cpu]");
     }
 }

@@ -72,7 +72,8 @@ impl GpuReport {
     /// Judges the facts; `reason` and `recommendations` are in Japanese when `japanese`.
     pub fn new(facts: &MachineFacts, engine: &EngineFacts, japanese: bool) -> Self {
         let advice = advise(facts, engine);
-        let libraries = |drivers: &[probe::Driver]| drivers.iter().map(|driver| driver.library.clone()).collect();
+        let libraries =
+            |drivers: &[probe::Driver]| drivers.iter().map(|driver| driver.library.clone()).collect();
         Self {
             gpu_requested: engine.requested,
             gpu_actually_enabled: engine.on_gpu(),
@@ -83,7 +84,12 @@ impl GpuReport {
                 memory_free_bytes: device.memory_free_bytes,
             }),
             reason: advice::reason(engine, &advice).say(japanese).to_owned(),
-            compiled_backends: facts.build.backends.iter().map(|backend| backend.feature()).collect(),
+            compiled_backends: facts
+                .build
+                .backends
+                .iter()
+                .map(|backend| backend.feature())
+                .collect(),
             build: facts.build.clone(),
             environment: facts.environment.clone(),
             libraries: facts.libraries.clone(),
@@ -94,7 +100,10 @@ impl GpuReport {
             vulkan_drivers: libraries(&facts.vulkan_drivers),
             opencl_drivers: libraries(&facts.opencl_drivers),
             fallbacks: engine.fallbacks.clone(),
-            recommendations: advice.iter().map(|one| one.sentence().say(japanese).to_owned()).collect(),
+            recommendations: advice
+                .iter()
+                .map(|one| one.sentence().say(japanese).to_owned())
+                .collect(),
             advice,
         }
     }
@@ -123,7 +132,11 @@ mod tests {
             ..EngineFacts::default()
         };
         let facts = MachineFacts {
-            build: BuildFacts { whisper: true, backends: vec![Backend::Cuda], ..BuildFacts::default() },
+            build: BuildFacts {
+                whisper: true,
+                backends: vec![Backend::Cuda],
+                ..BuildFacts::default()
+            },
             ..MachineFacts::default()
         };
         let json = serde_json::to_value(GpuReport::new(&facts, &engine, false)).unwrap();
@@ -131,7 +144,10 @@ mod tests {
         assert_eq!(json["gpu_actually_enabled"], true);
         assert_eq!(json["backend"], "CUDA");
         assert_eq!(json["device"]["memory_total_bytes"], 85_520_809_984_u64);
-        assert_eq!(json["reason"], "The model runs on NVIDIA H100 80GB HBM3 through CUDA.");
+        assert_eq!(
+            json["reason"],
+            "The model runs on NVIDIA H100 80GB HBM3 through CUDA."
+        );
         assert_eq!(json["compiled_backends"], serde_json::json!(["cuda"]));
         assert_eq!(json["recommendations"], serde_json::json!([]));
     }
@@ -141,13 +157,21 @@ mod tests {
         let facts = probe();
         let engine = EngineFacts {
             requested: true,
-            actual: Some(ActualDevice { backend: "CPU".to_owned(), name: "CPU".to_owned(), ..ActualDevice::default() }),
+            actual: Some(ActualDevice {
+                backend: "CPU".to_owned(),
+                name: "CPU".to_owned(),
+                ..ActualDevice::default()
+            }),
             ..EngineFacts::default()
         };
         let english = GpuReport::new(&facts, &engine, false);
         let japanese = GpuReport::new(&facts, &engine, true);
         assert!(!english.gpu_actually_enabled);
-        assert!(english.reason.is_ascii() && english.reason.ends_with('.'), "{}", english.reason);
+        assert!(
+            english.reason.is_ascii() && english.reason.ends_with('.'),
+            "{}",
+            english.reason
+        );
         assert!(japanese.reason.ends_with('。'), "{}", japanese.reason);
         assert_eq!(english.recommendations.len(), japanese.recommendations.len());
     }

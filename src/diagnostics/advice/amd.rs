@@ -91,7 +91,7 @@ fn runtime(found: &mut Findings<'_>) {
         );
         return;
     }
-    let install = found.install(Package::Rocm);
+    let install = found.install(&Package::Rocm);
     found.add(
         "rocm-missing",
         Text::new(
@@ -107,7 +107,9 @@ fn runtime(found: &mut Findings<'_>) {
 
 fn hidden(found: &mut Findings<'_>) {
     for name in ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"] {
-        let Some(value) = found.facts.variable(name) else { continue };
+        let Some(value) = found.facts.variable(name) else {
+            continue;
+        };
         if !value.is_empty() && value != "-1" {
             continue;
         }
@@ -145,20 +147,32 @@ fn presented_as(version: &str) -> Option<String> {
 
 fn target(found: &mut Findings<'_>) {
     let facts = found.facts;
-    let Some(gfx) =
-        facts.pci_gpus.iter().filter(|gpu| gpu.vendor == Vendor::Amd).find_map(|gpu| gpu.gfx.clone())
+    let Some(gfx) = facts
+        .pci_gpus
+        .iter()
+        .filter(|gpu| gpu.vendor == Vendor::Amd)
+        .find_map(|gpu| gpu.gfx.clone())
     else {
         return;
     };
-    let set = facts.variable("HSA_OVERRIDE_GFX_VERSION").filter(|value| !value.is_empty());
+    let set = facts
+        .variable("HSA_OVERRIDE_GFX_VERSION")
+        .filter(|value| !value.is_empty());
     let built = &facts.build.hip_targets;
     if set.is_none()
         && let Some(version) = override_for(&gfx)
         && !built.contains(&gfx)
     {
-        let elsewhere = if found.compiled(Backend::Vulkan) { "" } else { " (`./build.sh vulkan` needs no such setting)" };
-        let elsewhere_ja =
-            if found.compiled(Backend::Vulkan) { "" } else { "(`./build.sh vulkan` ならこの設定は不要です)" };
+        let elsewhere = if found.compiled(Backend::Vulkan) {
+            ""
+        } else {
+            " (`./build.sh vulkan` needs no such setting)"
+        };
+        let elsewhere_ja = if found.compiled(Backend::Vulkan) {
+            ""
+        } else {
+            "(`./build.sh vulkan` ならこの設定は不要です)"
+        };
         found.add(
             "amd-integrated-override",
             Text::new(

@@ -41,10 +41,15 @@ impl EngineFacts {
 
     /// The newest logged line, or reason of a fallback, that contains one of `needles` (compared in lower case).
     fn said(&self, needles: &[&str]) -> Option<&str> {
-        self.log.iter().chain(self.fallbacks.iter().map(|step| &step.reason)).rev().map(String::as_str).find(|line| {
-            let lower = line.to_lowercase();
-            needles.iter().any(|needle| lower.contains(needle))
-        })
+        self.log
+            .iter()
+            .chain(self.fallbacks.iter().map(|step| &step.reason))
+            .rev()
+            .map(String::as_str)
+            .find(|line| {
+                let lower = line.to_lowercase();
+                needles.iter().any(|needle| lower.contains(needle))
+            })
     }
 }
 
@@ -85,7 +90,10 @@ pub struct Text {
 
 impl Text {
     pub(super) fn new(en: impl Into<String>, ja: impl Into<String>) -> Self {
-        Self { en: en.into(), ja: ja.into() }
+        Self {
+            en: en.into(),
+            ja: ja.into(),
+        }
     }
 
     /// The sentence in one of them.
@@ -108,7 +116,10 @@ pub struct Advice {
 impl Advice {
     /// Cause and remedy as one line.
     pub fn sentence(&self) -> Text {
-        Text::new(format!("{} {}", self.cause.en, self.remedy.en), format!("{}{}", self.cause.ja, self.remedy.ja))
+        Text::new(
+            format!("{} {}", self.cause.en, self.remedy.en),
+            format!("{}{}", self.cause.ja, self.remedy.ja),
+        )
     }
 }
 
@@ -198,15 +209,19 @@ impl Findings<'_> {
     }
 
     /// The package that gives a missing library or driver.
-    fn install(&self, package: Package) -> String {
+    fn install(&self, package: &Package) -> String {
         self.packages.install(package)
     }
 }
 
 /// What keeps the GPU idle, most decisive first; empty when a real GPU is at work.
 pub fn advise(facts: &MachineFacts, engine: &EngineFacts) -> Vec<Advice> {
-    let mut found =
-        Findings { facts, engine, packages: Packages::of(&facts.platform), list: Vec::new() };
+    let mut found = Findings {
+        facts,
+        engine,
+        packages: Packages::of(&facts.platform),
+        list: Vec::new(),
+    };
     if !facts.build.whisper {
         surroundings::no_engine(&mut found);
     } else if !engine.requested {
@@ -249,7 +264,10 @@ pub fn reason(engine: &EngineFacts, advice: &[Advice]) -> Text {
     match &engine.actual {
         Some(device) if device.gpu => Text::new(
             format!("The model runs on {} through {}.", device.name, device.backend),
-            format!("モデルは {} 上で {} を使って動作しています。", device.name, device.backend),
+            format!(
+                "モデルは {} 上で {} を使って動作しています。",
+                device.name, device.backend
+            ),
         ),
         actual => {
             if let Some(first) = advice.first() {
@@ -265,7 +283,9 @@ pub fn reason(engine: &EngineFacts, advice: &[Advice]) -> Text {
 
 /// A GPU that could compute, whoever made it.
 fn any_gpu(facts: &MachineFacts) -> bool {
-    [Vendor::Nvidia, Vendor::Amd, Vendor::Intel].iter().any(|vendor| facts.has_gpu(*vendor))
+    [Vendor::Nvidia, Vendor::Amd, Vendor::Intel]
+        .iter()
+        .any(|vendor| facts.has_gpu(*vendor))
         || facts.node("/dev/dxg").present
         || facts.platform.os == "macos"
 }

@@ -26,13 +26,17 @@ pub(super) fn present(found: &Findings<'_>) -> bool {
         || facts.library("cuda").found
         || facts.nvidia_smi != NvidiaSmi::NotFound
         || found.wsl2()
-        || ["/dev/nvidia0", "/dev/nvidiactl"].iter().any(|path| facts.node(path).present)
+        || ["/dev/nvidia0", "/dev/nvidiactl"]
+            .iter()
+            .any(|path| facts.node(path).present)
 }
 
 /// A container that was not given the GPU its host has.
 fn container(found: &mut Findings<'_>) -> bool {
     let facts = found.facts;
-    let given = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"].iter().any(|path| facts.node(path).present);
+    let given = ["/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"]
+        .iter()
+        .any(|path| facts.node(path).present);
     if !found.contained() || given || !(facts.has_gpu(Vendor::Nvidia) || found.wsl2()) {
         return false;
     }
@@ -69,7 +73,10 @@ fn wsl2(found: &mut Findings<'_>) -> bool {
         return true;
     }
     let driver = found.library("cuda");
-    let Some(path) = driver.path.filter(|path| driver.found && !path.starts_with("/usr/lib/wsl")) else {
+    let Some(path) = driver
+        .path
+        .filter(|path| driver.found && !path.starts_with("/usr/lib/wsl"))
+    else {
         return false;
     };
     let sudo = found.sudo();
@@ -96,7 +103,7 @@ fn bound_elsewhere(found: &mut Findings<'_>) -> bool {
         .find(|gpu| gpu.vendor == Vendor::Nvidia)
         .and_then(|gpu| gpu.kernel_driver.as_deref());
     if first == Some("nouveau") {
-        let install = found.install(Package::NvidiaDriver);
+        let install = found.install(&Package::NvidiaDriver);
         found.add(
             "nvidia-nouveau",
             Text::new(
@@ -178,10 +185,13 @@ fn refused(found: &mut Findings<'_>) -> bool {
             if found.library("cuda").found || found.facts.node("/dev/nvidiactl").present {
                 return false;
             }
-            let install = found.install(Package::NvidiaDriver);
+            let install = found.install(&Package::NvidiaDriver);
             found.add(
                 "nvidia-driver-missing",
-                Text::new("The NVIDIA driver is not installed.", "NVIDIA のドライバーがインストールされていません。"),
+                Text::new(
+                    "The NVIDIA driver is not installed.",
+                    "NVIDIA のドライバーがインストールされていません。",
+                ),
                 Text::new(
                     format!("Run `{install}` and restart the machine."),
                     format!("`{install}` を実行し、マシンを再起動してください。"),
@@ -241,8 +251,12 @@ fn refused(found: &mut Findings<'_>) -> bool {
                 "NVIDIA の GPU がバスから切断されています。",
             ),
             Text::new(
-                format!("Look for `Xid 79` in `{sudo}dmesg`, restart the machine, and check power and cooling."),
-                format!("`{sudo}dmesg` で `Xid 79` を確認し、マシンを再起動して、電源と冷却を点検してください。"),
+                format!(
+                    "Look for `Xid 79` in `{sudo}dmesg`, restart the machine, and check power and cooling."
+                ),
+                format!(
+                    "`{sudo}dmesg` で `Xid 79` を確認し、マシンを再起動して、電源と冷却を点検してください。"
+                ),
             ),
         );
     } else {
@@ -276,7 +290,7 @@ fn module_not_loaded(found: &mut Findings<'_>) {
             ),
         );
     } else {
-        let rebuild = found.install(Package::NvidiaModule);
+        let rebuild = found.install(&Package::NvidiaModule);
         found.add(
             "nvidia-module-not-loaded",
             Text::new(
@@ -309,7 +323,9 @@ fn unified_memory(found: &mut Findings<'_>) {
 
 /// `CUDA_VISIBLE_DEVICES` leaves no GPU over. CUDA reads the list up to the first entry that is not a device.
 fn hidden(found: &mut Findings<'_>) {
-    let Some(value) = found.facts.variable("CUDA_VISIBLE_DEVICES") else { return };
+    let Some(value) = found.facts.variable("CUDA_VISIBLE_DEVICES") else {
+        return;
+    };
     let first = value.split(',').next().unwrap_or_default().trim();
     let count = match &found.facts.nvidia_smi {
         NvidiaSmi::Answered { gpus, .. } => gpus.len(),
@@ -337,27 +353,37 @@ fn hidden(found: &mut Findings<'_>) {
 /// `13.0` → (13, 0)
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
+    Some((
+        parts.next()?.parse().ok()?,
+        parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0),
+    ))
 }
 
 /// Programs of one CUDA major version run on every driver of that major version (CUDA's minor version compatibility).
 fn driver_too_old(found: &mut Findings<'_>) {
     let toolkit = found.facts.build.cuda_toolkit.as_deref().and_then(version);
-    let NvidiaSmi::Answered { driver_version, cuda_version, .. } = &found.facts.nvidia_smi else { return };
+    let NvidiaSmi::Answered {
+        driver_version,
+        cuda_version,
+        ..
+    } = &found.facts.nvidia_smi
+    else {
+        return;
+    };
     let served = cuda_version.as_deref().and_then(version);
     let seen = matches!((toolkit, served), (Some(toolkit), Some(served)) if served.0 < toolkit.0);
     if !seen && found.engine.said(&["driver version is insufficient"]).is_none() {
         return;
     }
     let needs = toolkit.map_or_else(|| "?".to_owned(), |(major, minor)| format!("{major}.{minor}"));
-    let serves = cuda_version.clone().unwrap_or_else(|| "?".to_owned());
-    let install = found.install(Package::NvidiaDriver);
+    let newest = cuda_version.clone().unwrap_or_else(|| "?".to_owned());
+    let install = found.install(&Package::NvidiaDriver);
     let older = served.map_or_else(|| "12".to_owned(), |(major, _)| major.to_string());
     found.add(
         "nvidia-driver-too-old",
         Text::new(
-            format!("The NVIDIA driver {driver_version} serves CUDA {serves}, but this binary was built with CUDA {needs}."),
-            format!("NVIDIA ドライバー {driver_version} が対応する CUDA は {serves} までですが、このバイナリは CUDA {needs} でビルドされています。"),
+            format!("The NVIDIA driver {driver_version} serves CUDA {newest}, but this binary was built with CUDA {needs}."),
+            format!("NVIDIA ドライバー {driver_version} が対応する CUDA は {newest} までですが、このバイナリは CUDA {needs} でビルドされています。"),
         ),
         Text::new(
             format!("Update the driver (`{install}`, then restart), or rebuild with a CUDA {older} toolkit: `CUDA_PATH=/usr/local/cuda-{older} ./build.sh cuda`."),
@@ -386,9 +412,14 @@ fn cublas(found: &mut Findings<'_>) {
         );
         return;
     }
-    let toolkit = found.facts.build.cuda_toolkit.clone().unwrap_or_else(|| "13.0".to_owned());
+    let toolkit = found
+        .facts
+        .build
+        .cuda_toolkit
+        .clone()
+        .unwrap_or_else(|| "13.0".to_owned());
     let major = toolkit.split('.').next().unwrap_or("13").to_owned();
-    let install = found.install(Package::Cublas(toolkit.clone()));
+    let install = found.install(&Package::Cublas(toolkit.clone()));
     found.add(
         "cublas-missing",
         Text::new(
@@ -407,7 +438,9 @@ fn cublas(found: &mut Findings<'_>) {
 fn serves(architecture: &str, capability: u32) -> bool {
     let (number, kind) = architecture.split_once('-').unwrap_or((architecture, ""));
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-    let Ok(built) = digits.parse::<u32>() else { return true };
+    let Ok(built) = digits.parse::<u32>() else {
+        return true;
+    };
     if number.len() > digits.len() {
         return built == capability;
     }
@@ -417,17 +450,26 @@ fn serves(architecture: &str, capability: u32) -> bool {
 }
 
 fn architecture(found: &mut Findings<'_>) {
-    let NvidiaSmi::Answered { gpus, .. } = &found.facts.nvidia_smi else { return };
+    let NvidiaSmi::Answered { gpus, .. } = &found.facts.nvidia_smi else {
+        return;
+    };
     let built = &found.facts.build.cuda_architectures;
     let capability = |text: &str| version(text).map(|(major, minor)| major * 10 + minor);
     let unserved = gpus.iter().find(|gpu| {
         !built.is_empty()
-            && gpu.compute_capability.as_deref().and_then(capability).is_some_and(|number| {
-                !built.iter().any(|architecture| serves(architecture, number))
-            })
+            && gpu
+                .compute_capability
+                .as_deref()
+                .and_then(capability)
+                .is_some_and(|number| !built.iter().any(|architecture| serves(architecture, number)))
     });
-    let complained = found.engine.said(&["no kernel image", "architecture mismatch", "unsupported ptx"]).is_some();
-    let Some(gpu) = unserved.or_else(|| gpus.first().filter(|_| complained)) else { return };
+    let complained = found
+        .engine
+        .said(&["no kernel image", "architecture mismatch", "unsupported ptx"])
+        .is_some();
+    let Some(gpu) = unserved.or_else(|| gpus.first().filter(|_| complained)) else {
+        return;
+    };
     let text = gpu.compute_capability.clone().unwrap_or_else(|| "?".to_owned());
     let (name, list, number) = (gpu.name.clone(), built.join(", "), text.replace('.', ""));
     found.add(
@@ -452,8 +494,14 @@ mod tests {
         assert!(serves("90-real", 90) && !serves("90-real", 89) && !serves("90-real", 100));
         assert!(serves("80-virtual", 90) && serves("80-virtual", 120) && !serves("80-virtual", 75));
         assert!(serves("86", 89) && serves("86", 120) && !serves("86", 80));
-        assert!(serves("80-real", 86), "machine code runs on later minors of its major");
+        assert!(
+            serves("80-real", 86),
+            "machine code runs on later minors of its major"
+        );
         assert!(serves("120a-real", 120) && !serves("120a-real", 121));
-        assert!(serves("native", 50), "unknown words are not held against the build");
+        assert!(
+            serves("native", 50),
+            "unknown words are not held against the build"
+        );
     }
 }

@@ -8,19 +8,22 @@ pub(super) fn opencl(found: &mut Findings<'_>) {
     }
     let facts = found.facts;
     if !found.library("OpenCL").found && facts.platform.os != "macos" {
-        let install = found.install(Package::OpenClLoader);
+        let install = found.install(&Package::OpenClLoader);
         found.add(
             "opencl-loader-missing",
             Text::new(
                 "The OpenCL loader (`libOpenCL.so.1`) is not installed.",
                 "OpenCL ローダー(`libOpenCL.so.1`)がインストールされていません。",
             ),
-            Text::new(format!("Run `{install}`."), format!("`{install}` を実行してください。")),
+            Text::new(
+                format!("Run `{install}`."),
+                format!("`{install}` を実行してください。"),
+            ),
         );
         return;
     }
     if facts.opencl_drivers.iter().all(|driver| driver.software) {
-        let install = found.install(Package::OpenClIntel);
+        let install = found.install(&Package::OpenClIntel);
         found.add(
             "opencl-driver-missing",
             Text::new(
@@ -46,7 +49,15 @@ fn refused(found: &mut Findings<'_>) -> bool {
         .said(&["unsupported gpu"])
         .and_then(|line| line.split_once("GPU:"))
         .map(|(_, name)| name.trim().to_owned());
-    let lacks = found.engine.said(&["does not support", "not available", "opencl c version", "required"]).map(str::to_owned);
+    let lacks = found
+        .engine
+        .said(&[
+            "does not support",
+            "not available",
+            "opencl c version",
+            "required",
+        ])
+        .map(str::to_owned);
     let Some(device) = device else { return false };
     let lacks = lacks.filter(|line| line.contains("opencl") || line.contains("OpenCL"));
     let more = lacks.map(|line| format!(" (`{line}`)")).unwrap_or_default();

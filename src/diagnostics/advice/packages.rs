@@ -62,7 +62,11 @@ impl Packages {
         } else {
             Manager::Other
         };
-        Self { manager, ubuntu: any(&["ubuntu"]), root: platform.root }
+        Self {
+            manager,
+            ubuntu: any(&["ubuntu"]),
+            root: platform.root,
+        }
     }
 
     pub(super) fn sudo(&self) -> &'static str {
@@ -70,16 +74,16 @@ impl Packages {
     }
 
     /// The command that installs `package`; words where the distribution has none or is unknown.
-    pub(super) fn install(&self, package: Package) -> String {
+    pub(super) fn install(&self, package: &Package) -> String {
         use Manager::{Apk, Apt, Dnf, Other, Pacman, Zypper};
-        if package == Package::NvidiaDriver && self.ubuntu {
+        if *package == Package::NvidiaDriver && self.ubuntu {
             return format!("{}ubuntu-drivers install", self.sudo());
         }
-        if package == Package::NvidiaModule {
+        if *package == Package::NvidiaModule {
             return self.rebuild_module();
         }
         let cublas = |version: &str| format!("libcublas-{}", version.replace('.', "-"));
-        let names: String = match (&package, self.manager) {
+        let names: String = match (package, self.manager) {
             (Package::NvidiaDriver, Apt) => "nvidia-driver".into(),
             (Package::NvidiaDriver, Dnf) => "akmod-nvidia".into(),
             (Package::NvidiaDriver, Pacman) => "nvidia-open".into(),
@@ -109,7 +113,7 @@ impl Packages {
             _ => String::new(),
         };
         if names.is_empty() {
-            return Self::by_hand(&package).to_owned();
+            return Self::by_hand(package).to_owned();
         }
         let command = match self.manager {
             Apt => "apt install",
@@ -117,7 +121,7 @@ impl Packages {
             Pacman => "pacman -S",
             Apk => "apk add",
             Zypper => "zypper install",
-            Other => return Self::by_hand(&package).to_owned(),
+            Other => return Self::by_hand(package).to_owned(),
         };
         format!("{}{command} {names}", self.sudo())
     }
@@ -166,25 +170,49 @@ mod tests {
 
     #[test]
     fn each_distribution_gets_its_own_command() {
-        let loader = |packages: Packages| packages.install(Package::VulkanLoader);
+        let loader = |packages: Packages| packages.install(&Package::VulkanLoader);
         assert_eq!(loader(on("debian", &[], false)), "sudo apt install libvulkan1");
-        assert_eq!(loader(on("linuxmint", &["ubuntu", "debian"], true)), "apt install libvulkan1");
-        assert_eq!(loader(on("rocky", &["rhel", "centos", "fedora"], false)), "sudo dnf install vulkan-loader");
-        assert_eq!(loader(on("manjaro", &["arch"], false)), "sudo pacman -S vulkan-icd-loader");
+        assert_eq!(
+            loader(on("linuxmint", &["ubuntu", "debian"], true)),
+            "apt install libvulkan1"
+        );
+        assert_eq!(
+            loader(on("rocky", &["rhel", "centos", "fedora"], false)),
+            "sudo dnf install vulkan-loader"
+        );
+        assert_eq!(
+            loader(on("manjaro", &["arch"], false)),
+            "sudo pacman -S vulkan-icd-loader"
+        );
         assert_eq!(loader(on("alpine", &[], true)), "apk add vulkan-loader");
-        assert_eq!(loader(on("opensuse-tumbleweed", &["opensuse", "suse"], false)), "sudo zypper install libvulkan1");
-        assert_eq!(loader(on("nixos", &[], false)), "https://docs.mesa3d.org/install.html");
+        assert_eq!(
+            loader(on("opensuse-tumbleweed", &["opensuse", "suse"], false)),
+            "sudo zypper install libvulkan1"
+        );
+        assert_eq!(
+            loader(on("nixos", &[], false)),
+            "https://docs.mesa3d.org/install.html"
+        );
     }
 
     #[test]
     fn ubuntu_chooses_its_nvidia_driver_by_itself() {
-        assert_eq!(on("ubuntu", &["debian"], false).install(Package::NvidiaDriver), "sudo ubuntu-drivers install");
-        assert_eq!(on("debian", &[], false).install(Package::NvidiaDriver), "sudo apt install nvidia-driver");
+        assert_eq!(
+            on("ubuntu", &["debian"], false).install(&Package::NvidiaDriver),
+            "sudo ubuntu-drivers install"
+        );
+        assert_eq!(
+            on("debian", &[], false).install(&Package::NvidiaDriver),
+            "sudo apt install nvidia-driver"
+        );
     }
 
     #[test]
     fn cublas_follows_the_toolkit_of_the_build() {
         let package = Package::Cublas("12.6".to_owned());
-        assert_eq!(on("ubuntu", &["debian"], false).install(package), "sudo apt install libcublas-12-6");
+        assert_eq!(
+            on("ubuntu", &["debian"], false).install(&package),
+            "sudo apt install libcublas-12-6"
+        );
     }
 }

@@ -38,8 +38,18 @@ fn switched_on(value: Option<&str>) -> bool {
 
 pub(super) fn variables_without_feature(found: &mut Findings<'_>) {
     for (variable, backend, id, word) in [
-        ("WHISPER_CUBLAS", Backend::Cuda, "cublas-variable-without-feature", "cuda"),
-        ("WHISPER_OPENCL", Backend::OpenCl, "opencl-variable-without-feature", "opencl"),
+        (
+            "WHISPER_CUBLAS",
+            Backend::Cuda,
+            "cublas-variable-without-feature",
+            "cuda",
+        ),
+        (
+            "WHISPER_OPENCL",
+            Backend::OpenCl,
+            "opencl-variable-without-feature",
+            "opencl",
+        ),
     ] {
         if switched_on(found.facts.variable(variable)) && !found.compiled(backend) {
             found.add(
@@ -90,7 +100,8 @@ pub(super) fn cpu_build(found: &mut Findings<'_>) {
     found.add(
         "build-without-gpu",
         Text::new(
-            format!("This machine has an {what_en}, but this binary was built for the CPU only.").replace("an GPU", "a GPU"),
+            format!("This machine has an {what_en}, but this binary was built for the CPU only.")
+                .replace("an GPU", "a GPU"),
             format!("このマシンには {what_ja} がありますが、このバイナリは CPU 専用でビルドされています。"),
         ),
         Text::new(
@@ -122,14 +133,22 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
     if !any_gpu(facts) {
         // Virtual machines and some containers hide the bus: a driver library or device file is a GPU's trace too.
         let traces = facts.library("cuda").found
-            || ["/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dri"].iter().any(|path| facts.node(path).present)
-            || ["GGML_VK_VISIBLE_DEVICES", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| facts.variable(name).is_some())
+            || ["/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dri"]
+                .iter()
+                .any(|path| facts.node(path).present)
+            || ["GGML_VK_VISIBLE_DEVICES", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
+                .iter()
+                .any(|name| facts.variable(name).is_some())
             || !found.engine.fallbacks.is_empty()
-            || found.engine.said(&["unsupported gpu", "out of memory", "failed to allocate"]).is_some();
+            || found
+                .engine
+                .said(&["unsupported gpu", "out of memory", "failed to allocate"])
+                .is_some();
         if traces {
             return false;
         }
-        let software = facts.build.has(Backend::Vulkan) && facts.vulkan_drivers.iter().any(|driver| driver.software);
+        let software =
+            facts.build.has(Backend::Vulkan) && facts.vulkan_drivers.iter().any(|driver| driver.software);
         found.add(
             "no-gpu",
             Text::new(
@@ -162,7 +181,13 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
     if fits {
         return false;
     }
-    let built = facts.build.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let built = facts
+        .build
+        .backends
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     let (vendor, word) = if facts.has_gpu(Vendor::Nvidia) {
         ("NVIDIA", "cuda")
     } else if facts.has_gpu(Vendor::Amd) {
@@ -174,7 +199,9 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
         "backend-does-not-fit",
         Text::new(
             format!("This binary is built for {built}, which cannot use this machine's {vendor} GPU."),
-            format!("このバイナリは {built} 用にビルドされており、このマシンの {vendor} 製 GPU では使えません。"),
+            format!(
+                "このバイナリは {built} 用にビルドされており、このマシンの {vendor} 製 GPU では使えません。"
+            ),
         ),
         Text::new(
             format!("Run `./build.sh {word}` and start again."),
@@ -186,8 +213,15 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
 
 /// Device memory ran out, by ggml's own words.
 pub(super) fn memory(found: &mut Findings<'_>) {
-    let words = ["out of memory", "failed to allocate", "outofdevicememory", "ggml_assert(buffer)"];
-    let Some(line) = found.engine.said(&words) else { return };
+    let words = [
+        "out of memory",
+        "failed to allocate",
+        "outofdevicememory",
+        "ggml_assert(buffer)",
+    ];
+    let Some(line) = found.engine.said(&words) else {
+        return;
+    };
     let line = line.to_owned();
     found.add(
         "gpu-out-of-memory",
@@ -221,7 +255,14 @@ pub(super) fn anything_else(found: &mut Findings<'_>) {
             ),
         );
     } else if found.engine.actual.is_some() {
-        let built = found.facts.build.backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let built = found
+            .facts
+            .build
+            .backends
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
         found.add(
             "gpu-unexplained",
             Text::new(

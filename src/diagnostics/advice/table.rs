@@ -15,13 +15,24 @@ struct Machine(MachineFacts, EngineFacts);
 /// Debian, a build with `backends`, the GPU asked for, the engine on the CPU.
 fn built(backends: &[Backend]) -> Machine {
     let facts = MachineFacts {
-        build: BuildFacts { whisper: true, backends: backends.to_vec(), ..BuildFacts::default() },
-        platform: Platform { os: "linux".to_owned(), ..Platform::default() },
+        build: BuildFacts {
+            whisper: true,
+            backends: backends.to_vec(),
+            ..BuildFacts::default()
+        },
+        platform: Platform {
+            os: "linux".to_owned(),
+            ..Platform::default()
+        },
         ..MachineFacts::default()
     };
     let engine = EngineFacts {
         requested: true,
-        actual: Some(ActualDevice { backend: "CPU".to_owned(), name: "CPU".to_owned(), ..ActualDevice::default() }),
+        actual: Some(ActualDevice {
+            backend: "CPU".to_owned(),
+            name: "CPU".to_owned(),
+            ..ActualDevice::default()
+        }),
         ..EngineFacts::default()
     };
     Machine(facts, engine).distribution("debian")
@@ -41,7 +52,10 @@ impl Machine {
     fn distribution(self, id: &str) -> Self {
         let id = id.to_owned();
         self.with(|facts| {
-            facts.platform.distribution = Some(Distribution { id, ..Distribution::default() });
+            facts.platform.distribution = Some(Distribution {
+                id,
+                ..Distribution::default()
+            });
         })
     }
 
@@ -85,27 +99,43 @@ impl Machine {
 
     fn node(self, path: &str) -> Self {
         self.with(|facts| {
-            let open = DeviceNode { present: true, accessible: true, ..DeviceNode::default() };
+            let open = DeviceNode {
+                present: true,
+                accessible: true,
+                ..DeviceNode::default()
+            };
             facts.device_nodes.insert(path.to_owned(), open);
         })
     }
 
     fn closed_node(self, path: &str, group: &str, member: bool) -> Self {
         self.with(|facts| {
-            let closed =
-                DeviceNode { present: true, accessible: false, group: Some(group.to_owned()), member };
+            let closed = DeviceNode {
+                present: true,
+                accessible: false,
+                group: Some(group.to_owned()),
+                member,
+            };
             facts.device_nodes.insert(path.to_owned(), closed);
         })
     }
 
     fn smi_fails(self, message: &str) -> Self {
-        self.with(|facts| facts.nvidia_smi = NvidiaSmi::Failed { message: message.to_owned() })
+        self.with(|facts| {
+            facts.nvidia_smi = NvidiaSmi::Failed {
+                message: message.to_owned(),
+            }
+        })
     }
 
     fn vulkan_driver(self, library: &str) -> Self {
         self.library("vulkan", "/usr/lib/libvulkan.so.1").with(|facts| {
             let software = library.contains("lvp");
-            facts.vulkan_drivers.push(Driver { library: library.to_owned(), software, ..Driver::default() });
+            facts.vulkan_drivers.push(Driver {
+                library: library.to_owned(),
+                software,
+                ..Driver::default()
+            });
         })
     }
 
@@ -171,12 +201,18 @@ fn opencl() -> Machine {
         .gpu(Vendor::Intel, "i915", None)
         .node("/dev/dri")
         .library("OpenCL", "/usr/lib/libOpenCL.so.1")
-        .with(|facts| facts.opencl_drivers.push(Driver { library: "libigdrcl.so".to_owned(), ..Driver::default() }))
+        .with(|facts| {
+            facts.opencl_drivers.push(Driver {
+                library: "libigdrcl.so".to_owned(),
+                ..Driver::default()
+            });
+        })
 }
 
 /// What was seen, what it looks like in the facts, the rules that speak, and words of the first remedy.
 type Row = (&'static str, Machine, &'static [&'static str], &'static str);
 
+#[rustfmt::skip]
 fn rows() -> Vec<Row> {
     let nvidia_only = |backends: &[Backend]| built(backends).gpu(Vendor::Nvidia, "nvidia", None);
     let software = |facts: &mut MachineFacts| facts.vulkan_drivers.retain(|driver| driver.software);
@@ -342,32 +378,63 @@ fn every_rule_speaks_both_languages_and_names_something_to_do() {
     for (situation, Machine(facts, engine), ..) in rows() {
         for one in advise(&facts, &engine) {
             for text in [&one.cause.en, &one.remedy.en] {
-                assert!(text.ends_with(['.', ')']) || one.id.ends_with("failed") || one.id.ends_with("died"), "{situation}: {text}");
+                assert!(
+                    text.ends_with(['.', ')']) || one.id.ends_with("failed") || one.id.ends_with("died"),
+                    "{situation}: {text}"
+                );
                 assert!(!text.contains("  "), "{situation}: {text}");
             }
             for text in [&one.cause.ja, &one.remedy.ja] {
-                assert!(text.chars().any(|c| ('\u{3040}'..='\u{30ff}').contains(&c)), "{situation}: {text}");
+                assert!(
+                    text.chars().any(|c| ('\u{3040}'..='\u{30ff}').contains(&c)),
+                    "{situation}: {text}"
+                );
             }
-            assert_eq!(one.cause.en.matches('`').count() % 2, 0, "{situation}: unpaired backtick");
-            assert_eq!(one.remedy.ja.matches('`').count() % 2, 0, "{situation}: unpaired backtick");
+            assert_eq!(
+                one.cause.en.matches('`').count() % 2,
+                0,
+                "{situation}: unpaired backtick"
+            );
+            assert_eq!(
+                one.remedy.ja.matches('`').count() % 2,
+                0,
+                "{situation}: unpaired backtick"
+            );
         }
     }
 }
 
 #[test]
 fn every_rule_in_the_source_has_a_row() {
-    let mut seen: Vec<&str> =
-        rows().iter().flat_map(|(_, Machine(facts, engine), ..)| advise(facts, engine)).map(|one| one.id).collect();
+    let mut seen: Vec<&str> = rows()
+        .iter()
+        .flat_map(|(_, Machine(facts, engine), ..)| advise(facts, engine))
+        .map(|one| one.id)
+        .collect();
     seen.sort_unstable();
     seen.dedup();
     let sources = [
-        include_str!("mod.rs"), include_str!("surroundings.rs"), include_str!("nvidia.rs"), include_str!("amd.rs"),
-        include_str!("vulkan.rs"), include_str!("opencl.rs"),
+        include_str!("mod.rs"),
+        include_str!("surroundings.rs"),
+        include_str!("nvidia.rs"),
+        include_str!("amd.rs"),
+        include_str!("vulkan.rs"),
+        include_str!("opencl.rs"),
     ];
     let mut missing = Vec::new();
     for source in sources {
-        for after in source.split("found.add(").chain(source.split("self.add(")).skip(1) {
-            let Some(id) = after.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else { continue };
+        for after in source
+            .split("found.add(")
+            .chain(source.split("self.add("))
+            .skip(1)
+        {
+            let Some(id) = after
+                .trim_start()
+                .strip_prefix('"')
+                .and_then(|rest| rest.split('"').next())
+            else {
+                continue;
+            };
             if id.contains('-') && !id.contains(' ') && !seen.contains(&id) && !missing.contains(&id) {
                 missing.push(id);
             }

@@ -10,7 +10,11 @@ pub(super) fn vulkan(found: &mut Findings<'_>) {
     if drivers(found) || device_files(found) {
         return;
     }
-    let ours = found.facts.pci_gpus.iter().any(|gpu| matches!(gpu.vendor, Vendor::Amd | Vendor::Intel));
+    let ours = found
+        .facts
+        .pci_gpus
+        .iter()
+        .any(|gpu| matches!(gpu.vendor, Vendor::Amd | Vendor::Intel));
     if ours && found.permission("/dev/dri") {
         return;
     }
@@ -19,9 +23,13 @@ pub(super) fn vulkan(found: &mut Findings<'_>) {
 
 /// A model on llvmpipe is on the CPU by a detour. Only a set selector leads there, so it is said, not undone.
 pub(super) fn software_in_use(found: &mut Findings<'_>) {
-    let Some(device) = &found.engine.actual else { return };
+    let Some(device) = &found.engine.actual else {
+        return;
+    };
     let name = device.name.clone();
-    let software = ["llvmpipe", "lavapipe", "swiftshader"].iter().any(|word| name.to_lowercase().contains(word));
+    let software = ["llvmpipe", "lavapipe", "swiftshader"]
+        .iter()
+        .any(|word| name.to_lowercase().contains(word));
     if software {
         found.add(
             "vulkan-software-in-use",
@@ -41,24 +49,35 @@ fn loader(found: &mut Findings<'_>) -> bool {
     if found.facts.platform.os == "macos" || found.library("vulkan").found {
         return false;
     }
-    let install = found.install(Package::VulkanLoader);
+    let install = found.install(&Package::VulkanLoader);
     found.add(
         "vulkan-loader-missing",
         Text::new(
             "The Vulkan loader (`libvulkan.so.1`) is not installed.",
             "Vulkan ローダー(`libvulkan.so.1`)がインストールされていません。",
         ),
-        Text::new(format!("Run `{install}`."), format!("`{install}` を実行してください。")),
+        Text::new(
+            format!("Run `{install}`."),
+            format!("`{install}` を実行してください。"),
+        ),
     );
     true
 }
 
 fn drivers(found: &mut Findings<'_>) -> bool {
     let facts = found.facts;
-    let hardware: Vec<_> = facts.vulkan_drivers.iter().filter(|driver| !driver.software).collect();
-    let nvidia = hardware.iter().any(|driver| driver.library.to_lowercase().contains("nvidia") || driver.library.contains("GLX"));
+    let hardware: Vec<_> = facts
+        .vulkan_drivers
+        .iter()
+        .filter(|driver| !driver.software)
+        .collect();
+    let nvidia = hardware
+        .iter()
+        .any(|driver| driver.library.to_lowercase().contains("nvidia") || driver.library.contains("GLX"));
 
-    let chosen = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().find(|name| facts.variable(name).is_some_and(|v| !v.is_empty()));
+    let chosen = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
+        .iter()
+        .find(|name| facts.variable(name).is_some_and(|v| !v.is_empty()));
     if let Some(name) = chosen
         && facts.vulkan_drivers.is_empty()
     {
@@ -67,13 +86,21 @@ fn drivers(found: &mut Findings<'_>) -> bool {
             "vulkan-driver-files",
             Text::new(
                 format!("`{name}={value}` names no Vulkan driver, and hides all others."),
-                format!("`{name}={value}` には有効な Vulkan ドライバーがなく、他のドライバーも隠されています。"),
+                format!(
+                    "`{name}={value}` には有効な Vulkan ドライバーがなく、他のドライバーも隠されています。"
+                ),
             ),
-            Text::new(format!("Run `unset {name}`."), format!("`unset {name}` を実行してください。")),
+            Text::new(
+                format!("Run `unset {name}`."),
+                format!("`unset {name}` を実行してください。"),
+            ),
         );
         return true;
     }
-    if found.wsl2() && facts.node("/dev/dxg").present && !hardware.iter().any(|driver| driver.library.contains("dzn")) {
+    if found.wsl2()
+        && facts.node("/dev/dxg").present
+        && !hardware.iter().any(|driver| driver.library.contains("dzn"))
+    {
         let sudo = found.sudo();
         found.add(
             "wsl2-vulkan",
@@ -88,15 +115,23 @@ fn drivers(found: &mut Findings<'_>) -> bool {
         );
         return true;
     }
-    if facts.has_gpu(Vendor::Nvidia) && !nvidia && !facts.has_gpu(Vendor::Amd) && !facts.has_gpu(Vendor::Intel) {
+    if facts.has_gpu(Vendor::Nvidia)
+        && !nvidia
+        && !facts.has_gpu(Vendor::Amd)
+        && !facts.has_gpu(Vendor::Intel)
+    {
         nvidia_manifest(found);
         return true;
     }
     if !hardware.is_empty() {
         return false;
     }
-    let vendor = if facts.has_gpu(Vendor::Intel) && !facts.has_gpu(Vendor::Amd) { Vendor::Intel } else { Vendor::Amd };
-    let install = found.install(Package::VulkanDriver(vendor));
+    let vendor = if facts.has_gpu(Vendor::Intel) && !facts.has_gpu(Vendor::Amd) {
+        Vendor::Intel
+    } else {
+        Vendor::Amd
+    };
+    let install = found.install(&Package::VulkanDriver(vendor));
     let software = facts.vulkan_drivers.iter().any(|driver| driver.software);
     let (id, cause) = if software {
         (
@@ -109,10 +144,20 @@ fn drivers(found: &mut Findings<'_>) -> bool {
     } else {
         (
             "vulkan-driver-missing",
-            Text::new("No Vulkan driver is installed.", "Vulkan ドライバーがインストールされていません。"),
+            Text::new(
+                "No Vulkan driver is installed.",
+                "Vulkan ドライバーがインストールされていません。",
+            ),
         )
     };
-    found.add(id, cause, Text::new(format!("Run `{install}`."), format!("`{install}` を実行してください。")));
+    found.add(
+        id,
+        cause,
+        Text::new(
+            format!("Run `{install}`."),
+            format!("`{install}` を実行してください。"),
+        ),
+    );
     true
 }
 
@@ -146,7 +191,7 @@ fn nvidia_manifest(found: &mut Findings<'_>) {
         );
         return;
     }
-    let install = found.install(Package::NvidiaDriver);
+    let install = found.install(&Package::NvidiaDriver);
     found.add(
         "nvidia-vulkan-driver-missing",
         Text::new(
@@ -155,7 +200,9 @@ fn nvidia_manifest(found: &mut Findings<'_>) {
         ),
         Text::new(
             format!("Install the whole driver (`{install}`), graphics included, and restart the machine."),
-            format!("グラフィックス部分を含むドライバー全体を導入し(`{install}`)、マシンを再起動してください。"),
+            format!(
+                "グラフィックス部分を含むドライバー全体を導入し(`{install}`)、マシンを再起動してください。"
+            ),
         ),
     );
 }
@@ -180,7 +227,11 @@ fn device_files(found: &mut Findings<'_>) -> bool {
         );
     } else {
         let sudo = found.sudo();
-        let module = if facts.has_gpu(Vendor::Amd) { "amdgpu" } else { "i915" };
+        let module = if facts.has_gpu(Vendor::Amd) {
+            "amdgpu"
+        } else {
+            "i915"
+        };
         found.add(
             "dri-missing",
             Text::new(
@@ -198,7 +249,9 @@ fn device_files(found: &mut Findings<'_>) -> bool {
 
 /// ggml counts all Vulkan devices, software ones too, and takes a wrong selector for "none".
 fn selectors(found: &mut Findings<'_>) {
-    let Some(value) = found.facts.variable("GGML_VK_VISIBLE_DEVICES").map(str::to_owned) else { return };
+    let Some(value) = found.facts.variable("GGML_VK_VISIBLE_DEVICES").map(str::to_owned) else {
+        return;
+    };
     let numbers = !value.is_empty() && value.split(',').all(|part| part.trim().parse::<u32>().is_ok());
     if numbers && found.engine.said(&["invalid device index"]).is_none() && found.engine.actual.is_none() {
         return;

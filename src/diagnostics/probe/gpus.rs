@@ -82,19 +82,28 @@ pub(super) fn on_the_bus(source: &Source) -> Vec<PciGpu> {
     let mut gpus = Vec::new();
     for address in source.names(folder) {
         let device = folder.join(&address);
-        let read = |name: &str| source.text(device.join(name)).map(|text| text.trim_start_matches("0x").to_owned());
+        let read = |name: &str| {
+            source
+                .text(device.join(name))
+                .map(|text| text.trim_start_matches("0x").to_owned())
+        };
         let Some(class) = read("class") else { continue };
         if !class.starts_with("03") {
             continue;
         }
-        let (vendor_id, device_id) = (read("vendor").unwrap_or_default(), read("device").unwrap_or_default());
+        let (vendor_id, device_id) = (
+            read("vendor").unwrap_or_default(),
+            read("device").unwrap_or_default(),
+        );
         let vendor = match vendor_id.as_str() {
             "10de" => Vendor::Nvidia,
             "1002" => Vendor::Amd,
             "8086" => Vendor::Intel,
             _ => Vendor::Other,
         };
-        let listed = AMD_INTEGRATED.iter().find(|(id, _)| vendor == Vendor::Amd && *id == device_id);
+        let listed = AMD_INTEGRATED
+            .iter()
+            .find(|(id, _)| vendor == Vendor::Amd && *id == device_id);
         gpus.push(PciGpu {
             vendor,
             id: format!("{vendor_id}:{device_id}"),
@@ -118,7 +127,9 @@ fn kfd_gfx(source: &Source, device_id: &str) -> Option<String> {
     source.names(folder).iter().find_map(|node| {
         let properties = source.text(folder.join(node).join("properties"))?;
         let value = |key: &str| -> Option<u32> {
-            properties.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+            properties
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
         };
         (value("device_id ")? == wanted).then_some(())?;
         gfx_name(value("gfx_target_version ")?)
@@ -133,21 +144,41 @@ fn gfx_name(version: u32) -> Option<String> {
 
 /// Manifests in the order of the Vulkan loader (its `LoaderDriverInterface.md`): an override replaces the folders.
 pub(super) fn vulkan_drivers(source: &Source) -> Vec<Driver> {
-    let chosen = [source.folders("VK_DRIVER_FILES"), source.folders("VK_ICD_FILENAMES")].into_iter().find(|l| !l.is_empty());
+    let chosen = [
+        source.folders("VK_DRIVER_FILES"),
+        source.folders("VK_ICD_FILENAMES"),
+    ]
+    .into_iter()
+    .find(|l| !l.is_empty());
     let manifests: Vec<PathBuf> = match chosen {
         Some(list) => list
             .into_iter()
-            .flat_map(|path| if source.path(&path).is_dir() { json_files(source, &path) } else { vec![path] })
+            .flat_map(|path| {
+                if source.path(&path).is_dir() {
+                    json_files(source, &path)
+                } else {
+                    vec![path]
+                }
+            })
             .collect(),
-        None => vulkan_folders(source).iter().flat_map(|folder| json_files(source, folder)).collect(),
+        None => vulkan_folders(source)
+            .iter()
+            .flat_map(|folder| json_files(source, folder))
+            .collect(),
     };
     manifests
         .into_iter()
         .filter_map(|manifest| {
             let json: serde_json::Value = serde_json::from_str(&source.text(&manifest)?).ok()?;
             let library = json["ICD"]["library_path"].as_str()?.to_owned();
-            let software = ["lvp", "lavapipe", "swiftshader", "swrast"].iter().any(|name| library.to_lowercase().contains(name));
-            Some(Driver { manifest, library, software })
+            let software = ["lvp", "lavapipe", "swiftshader", "swrast"]
+                .iter()
+                .any(|name| library.to_lowercase().contains(name));
+            Some(Driver {
+                manifest,
+                library,
+                software,
+            })
         })
         .collect()
 }
@@ -171,7 +202,16 @@ fn vulkan_folders(source: &Source) -> Vec<PathBuf> {
 }
 
 fn json_files(source: &Source, folder: &Path) -> Vec<PathBuf> {
-    source.names(folder).into_iter().filter(|name| name.ends_with(".json")).map(|name| folder.join(name)).collect()
+    source
+        .names(folder)
+        .into_iter()
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .map(|name| folder.join(name))
+        .collect()
 }
 
 /// `*.icd` files of the OpenCL loader; each holds the name of a library.
@@ -185,12 +225,20 @@ pub(super) fn opencl_drivers(source: &Source) -> Vec<Driver> {
     source
         .names(folder)
         .into_iter()
-        .filter(|name| name.ends_with(".icd"))
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "icd")
+        })
         .filter_map(|name| {
             let manifest = folder.join(&name);
             let library = source.text(&manifest)?.lines().next()?.trim().to_owned();
             let software = name.contains("pocl") || library.contains("pocl");
-            Some(Driver { manifest, library, software })
+            Some(Driver {
+                manifest,
+                library,
+                software,
+            })
         })
         .collect()
 }
@@ -217,8 +265,14 @@ mod tests {
         );
         let gpus = on_the_bus(&source);
         assert_eq!(gpus.len(), 2);
-        assert_eq!((gpus[0].vendor, gpus[0].id.as_str()), (Vendor::Nvidia, "10de:2684"));
-        assert_eq!((gpus[1].gfx.as_deref(), gpus[1].integrated), (Some("gfx1103"), true));
+        assert_eq!(
+            (gpus[0].vendor, gpus[0].id.as_str()),
+            (Vendor::Nvidia, "10de:2684")
+        );
+        assert_eq!(
+            (gpus[1].gfx.as_deref(), gpus[1].integrated),
+            (Some("gfx1103"), true)
+        );
     }
 
     #[test]
@@ -228,8 +282,14 @@ mod tests {
                 ("/sys/bus/pci/devices/0000:03:00.0/class", "0x030000"),
                 ("/sys/bus/pci/devices/0000:03:00.0/vendor", "0x1002"),
                 ("/sys/bus/pci/devices/0000:03:00.0/device", "0x73bf"),
-                ("/sys/class/kfd/kfd/topology/nodes/0/properties", "cpu_cores_count 8\ndevice_id 0\n"),
-                ("/sys/class/kfd/kfd/topology/nodes/1/properties", "device_id 29631\ngfx_target_version 100300\n"),
+                (
+                    "/sys/class/kfd/kfd/topology/nodes/0/properties",
+                    "cpu_cores_count 8\ndevice_id 0\n",
+                ),
+                (
+                    "/sys/class/kfd/kfd/topology/nodes/1/properties",
+                    "device_id 29631\ngfx_target_version 100300\n",
+                ),
             ],
             &[],
         );
@@ -240,8 +300,12 @@ mod tests {
 
     #[test]
     fn vulkan_manifests_tell_software_from_hardware() {
-        let manifest = |library: &str| format!(r#"{{"ICD": {{"library_path": "{library}", "api_version": "1.3.0"}}}}"#);
-        let (lavapipe, radeon) = (manifest("/usr/lib/libvulkan_lvp.so"), manifest("libvulkan_radeon.so"));
+        let manifest =
+            |library: &str| format!(r#"{{"ICD": {{"library_path": "{library}", "api_version": "1.3.0"}}}}"#);
+        let (lavapipe, radeon) = (
+            manifest("/usr/lib/libvulkan_lvp.so"),
+            manifest("libvulkan_radeon.so"),
+        );
         let files = [
             ("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json", lavapipe.as_str()),
             ("/usr/share/vulkan/icd.d/radeon_icd.x86_64.json", radeon.as_str()),
@@ -249,9 +313,15 @@ mod tests {
         ];
         let (_folder, all) = source(&files, &[]);
         let found = vulkan_drivers(&all);
-        assert_eq!(found.iter().map(|driver| driver.software).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(
+            found.iter().map(|driver| driver.software).collect::<Vec<_>>(),
+            [true, false]
+        );
 
-        let (_folder, one) = source(&files, &[("VK_DRIVER_FILES", "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")]);
+        let (_folder, one) = source(
+            &files,
+            &[("VK_DRIVER_FILES", "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")],
+        );
         assert_eq!(vulkan_drivers(&one).len(), 1);
         let (_folder, none) = source(&files, &[("VK_DRIVER_FILES", "/nowhere.json")]);
         assert_eq!(vulkan_drivers(&none), []);
@@ -260,7 +330,10 @@ mod tests {
     #[test]
     fn opencl_vendors_are_read() {
         let (_folder, source) = source(
-            &[("/etc/OpenCL/vendors/intel.icd", "/usr/lib/libigdrcl.so\n"), ("/etc/OpenCL/vendors/pocl.icd", "libpocl.so.2.9.0")],
+            &[
+                ("/etc/OpenCL/vendors/intel.icd", "/usr/lib/libigdrcl.so\n"),
+                ("/etc/OpenCL/vendors/pocl.icd", "libpocl.so.2.9.0"),
+            ],
             &[],
         );
         let found = opencl_drivers(&source);

@@ -68,10 +68,16 @@ const VENDOR_FOLDERS: [&str; 10] = [
 
 pub(super) fn find_all(source: &Source) -> BTreeMap<String, Library> {
     if cfg!(target_os = "windows") {
-        return LIBRARIES.iter().map(|name| ((*name).to_owned(), find_dll(source, name))).collect();
+        return LIBRARIES
+            .iter()
+            .map(|name| ((*name).to_owned(), find_dll(source, name)))
+            .collect();
     }
     let cache = linker_cache(source);
-    LIBRARIES.iter().map(|name| ((*name).to_owned(), find(source, name, &cache))).collect()
+    LIBRARIES
+        .iter()
+        .map(|name| ((*name).to_owned(), find(source, name, &cache)))
+        .collect()
 }
 
 fn find(source: &Source, stem: &str, cache: &[(String, PathBuf)]) -> Library {
@@ -110,7 +116,11 @@ fn find(source: &Source, stem: &str, cache: &[(String, PathBuf)]) -> Library {
 /// or is a link-time stub, and programs do not ask for it.
 fn best_name(names: &[String], prefix: &str) -> Option<String> {
     let version = |name: &str| -> Option<Vec<u32>> {
-        name.strip_prefix(prefix)?.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
+        name.strip_prefix(prefix)?
+            .strip_prefix('.')?
+            .split('.')
+            .map(|part| part.parse().ok())
+            .collect()
     };
     names
         .iter()
@@ -125,15 +135,24 @@ fn described(source: &Source, path: PathBuf, prefix: &str, by: FoundBy) -> Libra
         let name = file.file_name()?.to_str()?;
         Some(name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned())
     });
-    Library { found: by != FoundBy::VendorFolder, path: Some(path), found_by: Some(by), version }
+    Library {
+        found: by != FoundBy::VendorFolder,
+        path: Some(path),
+        found_by: Some(by),
+        version,
+    }
 }
 
 fn beside_binary(source: &Source) -> Vec<PathBuf> {
     if !source.is_machine() {
         return Vec::new();
     }
-    let Ok(binary) = std::env::current_exe() else { return Vec::new() };
-    let Some(folder) = binary.parent() else { return Vec::new() };
+    let Ok(binary) = std::env::current_exe() else {
+        return Vec::new();
+    };
+    let Some(folder) = binary.parent() else {
+        return Vec::new();
+    };
     vec![folder.to_owned(), folder.join("../lib")]
 }
 
@@ -160,7 +179,9 @@ fn parse_cache(text: &str, architecture: &str) -> Vec<(String, PathBuf)> {
         .filter_map(|line| {
             let (entry, path) = line.trim().split_once(" => ")?;
             let (name, flags) = entry.split_once(" (")?;
-            flags.contains(word).then(|| (name.to_owned(), PathBuf::from(path)))
+            flags
+                .contains(word)
+                .then(|| (name.to_owned(), PathBuf::from(path)))
         })
         .collect()
 }
@@ -174,23 +195,29 @@ fn find_dll(source: &Source, key: &str) -> Library {
         "cublas" => "cublas64_",
         other => other,
     };
-    let mut folders: Vec<PathBuf> =
-        source.variable("PATH").map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+    let mut folders: Vec<PathBuf> = source
+        .variable("PATH")
+        .map(|path| std::env::split_paths(path).collect())
+        .unwrap_or_default();
     folders.push(PathBuf::from(r"C:\Windows\System32"));
     folders
         .iter()
         .find_map(|folder| {
             let names = std::fs::read_dir(folder).ok()?;
-            names.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).find_map(|name| {
-                let lower = name.to_lowercase();
-                let ours = lower.starts_with(&stem.to_lowercase()) && lower.ends_with(".dll");
-                ours.then(|| Library {
-                    found: true,
-                    path: Some(folder.join(&name)),
-                    found_by: Some(FoundBy::SystemFolder),
-                    version: None,
+            names
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .find_map(|name| {
+                    let lower = name.to_lowercase();
+                    let ours = lower.starts_with(&stem.to_lowercase())
+                        && Path::new(&lower).extension().is_some_and(|e| e == "dll");
+                    ours.then(|| Library {
+                        found: true,
+                        path: Some(folder.join(&name)),
+                        found_by: Some(FoundBy::SystemFolder),
+                        version: None,
+                    })
                 })
-            })
         })
         .unwrap_or_default()
 }
@@ -209,26 +236,44 @@ mod tests {
         ];
         let (_folder, system_only) = source(&files, &[]);
         let found = find_all(&system_only);
-        assert_eq!(found["cublas"].path.as_deref(), Some(Path::new("/usr/lib64/libcublas.so.13")));
+        assert_eq!(
+            found["cublas"].path.as_deref(),
+            Some(Path::new("/usr/lib64/libcublas.so.13"))
+        );
         assert_eq!(found["cublas"].version.as_deref(), Some("13"));
         assert!(found["vulkan"].found);
         assert_eq!(found["OpenCL"], Library::default());
 
         let (_folder, with_path) = source(&files, &[("LD_LIBRARY_PATH", "/nowhere:/home/me/lib")]);
-        assert_eq!(find_all(&with_path)["cublas"].found_by, Some(FoundBy::LdLibraryPath));
+        assert_eq!(
+            find_all(&with_path)["cublas"].found_by,
+            Some(FoundBy::LdLibraryPath)
+        );
     }
 
     #[test]
     fn a_vendors_folder_is_reported_but_not_as_found() {
-        let (_folder, source) = source(&[("/opt/toolkit/lib64/libcublas.so.13", "")], &[("CUDA_PATH", "/opt/toolkit")]);
+        let (_folder, source) = source(
+            &[("/opt/toolkit/lib64/libcublas.so.13", "")],
+            &[("CUDA_PATH", "/opt/toolkit")],
+        );
         let cublas = &find_all(&source)["cublas"];
         assert!(!cublas.found);
-        assert_eq!(cublas.path.as_deref(), Some(Path::new("/opt/toolkit/lib64/libcublas.so.13")));
+        assert_eq!(
+            cublas.path.as_deref(),
+            Some(Path::new("/opt/toolkit/lib64/libcublas.so.13"))
+        );
     }
 
     #[test]
     fn development_stubs_do_not_count() {
-        let (_folder, source) = source(&[("/usr/lib64/libcuda.so", ""), ("/usr/lib64/libcudart.so.13.0.96", "")], &[]);
+        let (_folder, source) = source(
+            &[
+                ("/usr/lib64/libcuda.so", ""),
+                ("/usr/lib64/libcudart.so.13.0.96", ""),
+            ],
+            &[],
+        );
         let found = find_all(&source);
         assert_eq!(found["cuda"], Library::default());
         assert_eq!(found["cudart"].version.as_deref(), Some("13.0.96"));
@@ -240,7 +285,10 @@ mod tests {
                     \tlibcuda.so.1 (libc6,x86-64) => /usr/lib64/libcuda.so.1\nCache generated by: ldconfig\n";
         assert_eq!(
             parse_cache(text, "x86_64"),
-            [("libcuda.so.1".to_owned(), PathBuf::from("/usr/lib64/libcuda.so.1"))]
+            [(
+                "libcuda.so.1".to_owned(),
+                PathBuf::from("/usr/lib64/libcuda.so.1")
+            )]
         );
     }
 }

@@ -20,8 +20,8 @@ use super::build_info::BuildFacts;
 pub use gpus::{Driver, PciGpu, Vendor};
 pub use libraries::{FoundBy, Library};
 pub use nodes::DeviceNode;
-pub use nvidia::{NvidiaGpu, NvidiaSmi};
 pub(super) use nvidia::driver_library_version;
+pub use nvidia::{NvidiaGpu, NvidiaSmi};
 pub use platform::{Container, Distribution, Platform, Wsl};
 
 /// Environment variables that decide about GPUs, in the order they are shown.
@@ -103,9 +103,14 @@ impl Source {
     /// The machine itself.
     fn machine() -> Self {
         let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+            .filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+            })
             .collect();
-        Self { root: PathBuf::from("/"), environment }
+        Self {
+            root: PathBuf::from("/"),
+            environment,
+        }
     }
 
     /// The place of an absolute path.
@@ -122,9 +127,13 @@ impl Source {
 
     /// Names in a folder, sorted; empty when it cannot be read.
     fn names(&self, absolute: impl AsRef<Path>) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.path(absolute)) else { return Vec::new() };
-        let mut names: Vec<String> =
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let Ok(entries) = std::fs::read_dir(self.path(absolute)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -137,7 +146,13 @@ impl Source {
     /// Folders of a `PATH`-like variable.
     fn folders(&self, name: &str) -> Vec<PathBuf> {
         self.variable(name)
-            .map(|value| value.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect())
+            .map(|value| {
+                value
+                    .split(':')
+                    .filter(|part| !part.is_empty())
+                    .map(PathBuf::from)
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -162,7 +177,11 @@ fn gather(source: &Source) -> MachineFacts {
         libraries: libraries::find_all(source),
         device_nodes: nodes::look(source),
         platform: platform::look(source),
-        nvidia_smi: if source.is_machine() { nvidia::ask() } else { NvidiaSmi::NotFound },
+        nvidia_smi: if source.is_machine() {
+            nvidia::ask()
+        } else {
+            NvidiaSmi::NotFound
+        },
         nvidia_module: nvidia::kernel_module(source),
         pci_gpus: gpus::on_the_bus(source),
         vulkan_drivers: gpus::vulkan_drivers(source),
@@ -177,10 +196,19 @@ pub(super) mod testing {
     use super::*;
 
     /// Writes `files` (absolute path, contents) under a fresh folder.
-    pub(crate) fn source(files: &[(&str, &str)], environment: &[(&str, &str)]) -> (tempfile::TempDir, Source) {
+    pub(crate) fn source(
+        files: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> (tempfile::TempDir, Source) {
         let folder = tempfile::tempdir().unwrap();
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let source = Source { root: folder.path().to_owned(), environment };
+        let environment = environment
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let source = Source {
+            root: folder.path().to_owned(),
+            environment,
+        };
         for (path, contents) in files {
             let path = source.path(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -22,13 +22,24 @@ pub struct DeviceNode {
 }
 
 /// Files that are looked at whether they exist or not. The names are fixed by the drivers.
-const NODES: [&str; 5] = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/kfd", "/dev/dxg"];
+const NODES: [&str; 5] = [
+    "/dev/nvidia0",
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/kfd",
+    "/dev/dxg",
+];
 
 pub(super) fn look(source: &Source) -> BTreeMap<String, DeviceNode> {
-    let mut nodes: BTreeMap<String, DeviceNode> =
-        NODES.iter().map(|path| ((*path).to_owned(), describe(source, path))).collect();
+    let mut nodes: BTreeMap<String, DeviceNode> = NODES
+        .iter()
+        .map(|path| ((*path).to_owned(), describe(source, path)))
+        .collect();
 
-    let mut folder = DeviceNode { present: source.path("/dev/dri").is_dir(), ..DeviceNode::default() };
+    let mut folder = DeviceNode {
+        present: source.path("/dev/dri").is_dir(),
+        ..DeviceNode::default()
+    };
     for name in source.names("/dev/dri") {
         if !name.starts_with("renderD") {
             continue;
@@ -36,7 +47,10 @@ pub(super) fn look(source: &Source) -> BTreeMap<String, DeviceNode> {
         let path = format!("/dev/dri/{name}");
         let node = describe(source, &path);
         if node.accessible || folder.group.is_none() {
-            folder = DeviceNode { accessible: folder.accessible || node.accessible, ..node.clone() };
+            folder = DeviceNode {
+                accessible: folder.accessible || node.accessible,
+                ..node.clone()
+            };
         }
         nodes.insert(path, node);
     }
@@ -51,7 +65,9 @@ fn describe(source: &Source, path: &str) -> DeviceNode {
     use rustix::fs::{Access, access};
 
     let place = source.path(path);
-    let Ok(metadata) = std::fs::metadata(&place) else { return DeviceNode::default() };
+    let Ok(metadata) = std::fs::metadata(&place) else {
+        return DeviceNode::default();
+    };
     let (group, members) = group(source, metadata.gid());
     DeviceNode {
         present: true,
@@ -63,7 +79,10 @@ fn describe(source: &Source, path: &str) -> DeviceNode {
 
 #[cfg(not(unix))]
 fn describe(_source: &Source, path: &str) -> DeviceNode {
-    DeviceNode { present: Path::new(path).exists(), ..DeviceNode::default() }
+    DeviceNode {
+        present: Path::new(path).exists(),
+        ..DeviceNode::default()
+    }
 }
 
 /// Name and members of a group by its number; the number itself where `/etc/group` does not know it.
@@ -73,9 +92,14 @@ fn group(source: &Source, gid: u32) -> (String, Vec<String>) {
     text.lines()
         .find_map(|line| {
             let mut fields = line.split(':');
-            let (name, _password, number, members) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-            (number.parse() == Ok(gid))
-                .then(|| (name.to_owned(), members.split(',').map(str::to_owned).collect::<Vec<_>>()))
+            let (name, _password, number, members) =
+                (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            (number.parse() == Ok(gid)).then(|| {
+                (
+                    name.to_owned(),
+                    members.split(',').map(str::to_owned).collect::<Vec<_>>(),
+                )
+            })
         })
         .unwrap_or_else(|| (gid.to_string(), Vec::new()))
 }
@@ -115,7 +139,11 @@ mod tests {
         let gid = std::fs::metadata(&node).unwrap().gid();
         let uid = rustix::process::geteuid().as_raw();
         std::fs::create_dir_all(source.path("/etc")).unwrap();
-        std::fs::write(source.path("/etc/group"), format!("x:x:999999:\nrender:x:{gid}:anna,ken\n")).unwrap();
+        std::fs::write(
+            source.path("/etc/group"),
+            format!("x:x:999999:\nrender:x:{gid}:anna,ken\n"),
+        )
+        .unwrap();
         std::fs::write(source.path("/etc/passwd"), format!("ken:x:{uid}:1::/:/bin/sh\n")).unwrap();
         std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o060)).unwrap();
 

@@ -54,7 +54,9 @@ pub struct NvidiaGpu {
 /// Runs `nvidia-smi` twice: the list of GPUs, then the header that names the CUDA version.
 pub(super) fn ask() -> NvidiaSmi {
     let fields = "--query-gpu=driver_version,name,memory.total,memory.free,compute_cap";
-    let Some(mut answer) = run(&[fields, "--format=csv,noheader,nounits"]) else { return NvidiaSmi::NotFound };
+    let Some(mut answer) = run(&[fields, "--format=csv,noheader,nounits"]) else {
+        return NvidiaSmi::NotFound;
+    };
     // Drivers before 470 do not know `compute_cap`.
     if matches!(&answer, Run::Ended { text, .. } if text.contains("not a valid field")) {
         let fields = "--query-gpu=driver_version,name,memory.total,memory.free";
@@ -62,16 +64,24 @@ pub(super) fn ask() -> NvidiaSmi {
     }
     match answer {
         Run::TimedOut => NvidiaSmi::TimedOut,
-        Run::Ended { success: false, text } => NvidiaSmi::Failed { message: one_line(&text) },
+        Run::Ended { success: false, text } => NvidiaSmi::Failed {
+            message: one_line(&text),
+        },
         Run::Ended { success: true, text } => match parse_list(&text) {
             Some((driver_version, gpus)) => {
                 let header = match run(&[]) {
                     Some(Run::Ended { text, .. }) => text,
                     _ => String::new(),
                 };
-                NvidiaSmi::Answered { driver_version, cuda_version: parse_cuda_version(&header), gpus }
+                NvidiaSmi::Answered {
+                    driver_version,
+                    cuda_version: parse_cuda_version(&header),
+                    gpus,
+                }
             }
-            None => NvidiaSmi::Failed { message: one_line(&text) },
+            None => NvidiaSmi::Failed {
+                message: one_line(&text),
+            },
         },
     }
 }
@@ -89,15 +99,17 @@ enum Run {
 /// `None` when the command does not exist.
 fn run(arguments: &[&str]) -> Option<Run> {
     // WSL mounts its tool outside `PATH` in some distributions.
-    let mut child = ["nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"].iter().find_map(|command| {
-        Command::new(command)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .ok()
-    })?;
+    let mut child = ["nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"]
+        .iter()
+        .find_map(|command| {
+            Command::new(command)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .ok()
+        })?;
     let (mut out, mut err) = (child.stdout.take()?, child.stderr.take()?);
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
@@ -110,7 +122,10 @@ fn run(arguments: &[&str]) -> Option<Run> {
         match child.try_wait() {
             Ok(Some(status)) => {
                 let text = reader.join().unwrap_or_default();
-                return Some(Run::Ended { success: status.success(), text });
+                return Some(Run::Ended {
+                    success: status.success(),
+                    text,
+                });
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
             Err(_) => break,
@@ -131,7 +146,9 @@ fn parse_list(text: &str) -> Option<(String, Vec<NvidiaGpu>)> {
     let mut gpus = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let mut fields = line.split(',').map(str::trim);
-        let version = fields.next().filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))?;
+        let version = fields
+            .next()
+            .filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))?;
         driver.get_or_insert_with(|| version.to_owned());
         gpus.push(NvidiaGpu {
             name: fields.next()?.to_owned(),
@@ -147,8 +164,14 @@ fn parse_list(text: &str) -> Option<(String, Vec<NvidiaGpu>)> {
 }
 
 fn parse_cuda_version(header: &str) -> Option<String> {
-    let after = header.split_once("CUDA Version")?.1.trim_start_matches([':', ' ']);
-    let version: String = after.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let after = header
+        .split_once("CUDA Version")?
+        .1
+        .trim_start_matches([':', ' ']);
+    let version: String = after
+        .chars()
+        .take_while(|c| c.is_ascii_digit() || *c == '.')
+        .collect();
     (!version.is_empty()).then_some(version)
 }
 
@@ -163,7 +186,10 @@ fn parse_module(text: &str) -> Option<String> {
 /// The user-space driver carries its version in its file name.
 pub(crate) fn driver_library_version(library: &super::Library) -> Option<String> {
     let version = library.version.clone()?;
-    let whole = library.path.as_deref().is_some_and(|path| !path.starts_with(Path::new("/usr/lib/wsl")));
+    let whole = library
+        .path
+        .as_deref()
+        .is_some_and(|path| !path.starts_with(Path::new("/usr/lib/wsl")));
     (whole && version.contains('.')).then_some(version)
 }
 

@@ -100,7 +100,9 @@ fn parse_os_release(text: &str) -> Distribution {
     };
     Distribution {
         id: value("ID").unwrap_or_default(),
-        like: value("ID_LIKE").map(|list| list.split_whitespace().map(str::to_owned).collect()).unwrap_or_default(),
+        like: value("ID_LIKE")
+            .map(|list| list.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
         name: value("PRETTY_NAME").unwrap_or_default(),
     }
 }
@@ -128,13 +130,15 @@ fn container(source: &Source) -> Option<Container> {
         return Some(Container::Docker);
     }
     // systemd and most runtimes name themselves to the first process of a container.
-    let named = source.variable("container").map(str::to_owned).or_else(|| source.text("/run/systemd/container"));
+    let named = source
+        .variable("container")
+        .map(str::to_owned)
+        .or_else(|| source.text("/run/systemd/container"));
     match named.as_deref().filter(|name| !name.is_empty()) {
-        None => None,
         Some("docker") => Some(Container::Docker),
         Some("podman") => Some(Container::Podman),
         Some(name) if name.starts_with("lxc") => Some(Container::Lxc),
-        Some("wsl") => None,
+        None | Some("wsl") => None,
         Some(_) => Some(Container::Other),
     }
 }
@@ -142,7 +146,10 @@ fn container(source: &Source) -> Option<Container> {
 /// The variable's GUID is UEFI's global one; four bytes of attributes come before the value.
 fn secure_boot(source: &Source) -> Option<bool> {
     let file = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    std::fs::read(source.path(file)).ok()?.get(4).map(|value| *value == 1)
+    std::fs::read(source.path(file))
+        .ok()?
+        .get(4)
+        .map(|value| *value == 1)
 }
 
 #[cfg(test)]
@@ -152,8 +159,13 @@ mod tests {
 
     #[test]
     fn the_distribution_is_read_with_and_without_quotes() {
-        let ubuntu = parse_os_release("PRETTY_NAME=\"Ubuntu 24.04 LTS\"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"24.04\"");
-        assert_eq!((ubuntu.id.as_str(), ubuntu.like.as_slice()), ("ubuntu", ["debian".to_owned()].as_slice()));
+        let ubuntu = parse_os_release(
+            "PRETTY_NAME=\"Ubuntu 24.04 LTS\"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"24.04\"",
+        );
+        assert_eq!(
+            (ubuntu.id.as_str(), ubuntu.like.as_slice()),
+            ("ubuntu", ["debian".to_owned()].as_slice())
+        );
         let rocky = parse_os_release("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"");
         assert_eq!((rocky.id.as_str(), rocky.like.len()), ("rocky", 3));
     }
@@ -168,15 +180,22 @@ mod tests {
 
     #[test]
     fn containers_are_recognised_by_what_their_runtimes_leave() {
-        let kind = |files: &[(&str, &str)], environment: &[(&str, &str)]| container(&source(files, environment).1);
+        let kind =
+            |files: &[(&str, &str)], environment: &[(&str, &str)]| container(&source(files, environment).1);
         // The folder is gone once the tuple is dropped, so keep it while looking.
         let (_folder, docker) = source(&[("/.dockerenv", "")], &[]);
         assert_eq!(container(&docker), Some(Container::Docker));
         let (_folder, podman) = source(&[("/run/.containerenv", "")], &[]);
         assert_eq!(container(&podman), Some(Container::Podman));
-        assert_eq!(kind(&[], &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]), Some(Container::Kubernetes));
+        assert_eq!(
+            kind(&[], &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]),
+            Some(Container::Kubernetes)
+        );
         assert_eq!(kind(&[], &[("container", "lxc")]), Some(Container::Lxc));
-        assert_eq!(kind(&[], &[("container", "systemd-nspawn")]), Some(Container::Other));
+        assert_eq!(
+            kind(&[], &[("container", "systemd-nspawn")]),
+            Some(Container::Other)
+        );
         assert_eq!(kind(&[], &[]), None);
     }
 
