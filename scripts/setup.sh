@@ -88,16 +88,14 @@ setup_rust() {
 
 # cmake without root: PyPI carries it as a wheel.
 cmake_from_pypi() {
-    has python3 || return 1
+    has python3 && { has_pip || has_venv; } || return 1
     say "Installing cmake from PyPI into $PYPI_CMAKE" "cmake を PyPI から $PYPI_CMAKE に入れます"
     local wanted='cmake>=3.25,<4'
     if has_pip; then
         python3 -m pip install --quiet --upgrade --target "$PYPI_CMAKE" "$wanted" </dev/null >&2
-    elif has_venv; then
+    else
         python3 -m venv "$PYPI_CMAKE/venv" &&
             "$PYPI_CMAKE/venv/bin/pip" install --quiet --target "$PYPI_CMAKE" "$wanted" </dev/null >&2
-    else
-        return 1
     fi
 }
 
@@ -116,10 +114,10 @@ setup_build() {
     [ "${#missing[@]}" -eq 0 ] && return
     local wanted=("${missing[@]}")
     # With a hand on apt anyway, also what lets Python fetch a model where the model hub cannot be reached.
-    if [ -z "${WITHOUT_PIP:-}" ] && ! has_pip; then wanted+=(python3-pip python3-venv); fi
+    if ! has_pip; then wanted+=(python3-pip python3-venv); fi
     if apt_install "${wanted[@]}"; then
         hash -r
-    elif ! has cmake && cmake_from_pypi; then
+    elif has_compiler && ! has cmake && cmake_from_pypi; then
         PATH="$wheel_bin:$PATH"
         hash -r
     fi

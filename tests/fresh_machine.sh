@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plays a newcomer: a bare Debian in a folder (git, Python, curl, Rust; no cmake, no compiler, no model), a clone, and
-# the two commands of the README.  sudo tests/fresh_machine.sh [run|test|all] [FOLDER]
+# the two commands of the README.  sudo tests/fresh_machine.sh [all|refuse|run|test] [FOLDER]
 # FOLDER (default: a new one, deleted afterwards) keeps the system for another look. Needs root, debootstrap, network.
 # Uses this computer's package mirror, certificates and Rust; takes the committed state of this repository.
 set -euo pipefail
@@ -40,8 +40,7 @@ codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 # shellcheck disable=SC2016 # apt's own placeholders
 mirror=$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
     awk -v suite="$codename" '$1 == suite && $2 == "main" { print $3; exit }')
-[ -n "$mirror" ] || mirror=$(apt-get indextargets --format '$(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-    awk -v suite="$codename" '$1 == suite && $2 == "main" { print $3; exit }')
+[ -n "$mirror" ] || fail "apt on this computer has no archive of $codename"
 if [ ! -x "$system/usr/bin/git" ]; then
     debootstrap --variant=minbase --include=git,python3,ca-certificates,curl "$codename" "$system" "$mirror" >/dev/null
 fi
@@ -99,7 +98,7 @@ stop_server() {
     server=
 }
 
-if [ "$what" != test ]; then
+if [ "$what" = all ] || [ "$what" = run ]; then
     step "./run.sh"
     begin=$SECONDS
     inside root "./run.sh --port $port" >"$system/tmp/run.log" 2>&1 &
@@ -126,7 +125,7 @@ if [ "$what" != test ]; then
     stop_server
 fi
 
-if [ "$what" != run ]; then
+if [ "$what" = all ] || [ "$what" = test ]; then
     step "./build.sh test"
     begin=$SECONDS
     inside root "./build.sh test" 2>&1 | tee "$system/tmp/test.log" | tail -n 60 || fail "./build.sh test"
