@@ -1,3 +1,5 @@
 //! Flags → configuration → application → exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    whisper_backend_api::cli::run()
+}

@@ -5,6 +5,7 @@
 //! its form ([`form`], [`fields`]), and [`render`] or [`stream`].
 
 mod admission;
+pub mod diagnostics;
 mod dialect;
 mod drain;
 mod edge;
@@ -32,6 +33,7 @@ pub use edge::{Outcome, RequestContext};
 pub use error::{ApiError, ErrorBody, ErrorObject, Family, Retry, Wire};
 pub use fields::{Presentation, ResponseFormat};
 pub use form::TranscriptionRequest;
+pub use render::rendered;
 
 use crate::config::Config;
 use crate::jobs::JobRunner;
@@ -68,14 +70,20 @@ impl AppState {
 
 /// The whole HTTP side. Callable by `tower::ServiceExt::oneshot`, servable by `axum::serve`.
 pub fn router(state: AppState) -> Router {
+    router_with(state, Router::new())
+}
+
+/// The same with more routes inside the same layers.
+pub fn router_with(state: AppState, more: Router) -> Router {
     let routes = Router::new()
         .merge(transcriptions::routes())
         .merge(models::routes())
         .merge(openapi::routes())
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+        .with_state(state.clone())
+        .merge(more)
         .layer(from_fn_with_state(state.clone(), edge::surround))
-        .layer(cors(&state.config.server.cors_origins))
-        .with_state(state);
+        .layer(cors(&state.config.server.cors_origins));
     // Layers of a router run after it has chosen a route: cleaning the path needs a router round the router.
     let cleaned = ServiceBuilder::new().map_request(clean_path).service(routes);
     Router::new().fallback_service(cleaned)

@@ -14,7 +14,7 @@ use crate::engine::message::GpuDevice;
 use crate::engine::process::Launcher;
 use crate::engine::supervisor::{EnginePlan, Placement};
 use crate::metrics::Metrics;
-use crate::models::Store;
+use crate::models::{Languages, Store};
 use crate::schedule::Model;
 
 /// Most decoders a state is warmed for (openai-whisper `best_of`).
@@ -70,6 +70,8 @@ pub struct Registry {
     default: watch::Sender<DefaultModel>,
     gpus: watch::Sender<Gpus>,
     loaded: Mutex<HashMap<PathBuf, (Arc<Model>, Instant)>>,
+    /// Name → model name and file.
+    resolved: Mutex<HashMap<String, (String, PathBuf)>>,
 }
 
 impl Registry {
@@ -84,8 +86,18 @@ impl Registry {
     ) -> Arc<Self> {
         let (default, _) = watch::channel(DefaultModel::Starting { doing: "starting".to_owned() });
         let (gpus, _) = watch::channel(Gpus::Off);
-        let loaded = Mutex::default();
-        Arc::new(Self { config, store, launcher, cores, script, metrics, default, gpus, loaded })
+        Arc::new(Self {
+            config,
+            store,
+            launcher,
+            cores,
+            script,
+            metrics,
+            default,
+            gpus,
+            loaded: Mutex::default(),
+            resolved: Mutex::default(),
+        })
     }
 
     /// The model files on disk.
@@ -188,6 +200,20 @@ impl Registry {
 
     /// The file that a deployment or model name means, or `None` for the default.
     fn named(&self, name: &str) -> Result<Option<(String, PathBuf)>, JobError> {
+        // Resolving reads the file's headers; once is enough while the file is there.
+        let known = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some(known) = known.filter(|(_, path)| path.exists()) {
+            return Ok(Some(known));
+        }
+        let found = self.look_up(name)?;
+        if let Some(found) = &found {
+            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+            resolved.insert(name.to_owned(), found.clone());
+        }
+        Ok(found)
+    }
+
+    fn look_up(&self, name: &str) -> Result<Option<(String, PathBuf)>, JobError> {
         if let Some(target) = self.config.deployments.get(name) {
             let model = self.store.resolve(target).map_err(|e| JobError::Unavailable {
                 reason: format!("deployment `{name}`: {e}"),
@@ -302,20 +328,21 @@ impl Registry {
             .collect();
         let mut out = Vec::new();
         let mut shown = false;
-        for known in self.store.list() {
-            let path = known.path.clone();
-            let is_default = known.installed && default.as_deref() == Some(path.as_path());
+        // A folder that cannot be read holds no models; `doctor` says why.
+        for known in self.store.list().unwrap_or_default() {
+            let path = known.path.filter(|_| known.problem.is_none());
+            let is_default = path.is_some() && path == default;
             shown |= is_default;
             out.push(ModelInfo {
                 id: known.name,
-                created: created(&path),
-                file: known.installed.then(|| path.display().to_string()),
-                bytes: known.bytes,
-                installed: known.installed,
-                loaded: loaded.contains(&path),
+                created: created(path.as_deref()),
+                file: path.as_ref().map(|p| p.display().to_string()),
+                bytes: Some(known.bytes),
+                installed: path.is_some(),
+                loaded: path.as_ref().is_some_and(|p| loaded.contains(p)),
                 default: is_default,
                 deployment: false,
-                multilingual: known.multilingual,
+                multilingual: known.languages != Some(Languages::English),
             });
         }
         if let (Some(path), false) = (&default, shown) {
@@ -334,7 +361,7 @@ fn info(path: &Path, loaded: &[PathBuf], default: bool, deployment: Option<&Stri
     let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     ModelInfo {
         id: deployment.cloned().unwrap_or(stem),
-        created: created(path),
+        created: created(Some(path)),
         file: Some(path.display().to_string()),
         bytes: std::fs::metadata(path).ok().map(|m| m.len()),
         installed: true,
@@ -345,12 +372,10 @@ fn info(path: &Path, loaded: &[PathBuf], default: bool, deployment: Option<&Stri
     }
 }
 
-fn created(path: &Path) -> i64 {
+fn created(path: Option<&Path>) -> i64 {
     /// 2022-09-21, the release of Whisper: for files that are not there.
     const WHISPER_RELEASE: i64 = 1_663_718_400;
-    std::fs::metadata(path)
-        .and_then(|m| m.modified())
-        .ok()
+    path.and_then(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
         .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
         .map_or(WHISPER_RELEASE, |d| d.as_secs() as i64)
 }

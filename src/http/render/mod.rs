@@ -28,6 +28,15 @@ pub(super) fn response(transcript: &Transcript, shown: &Presentation) -> Result<
     Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
 }
 
+/// The bytes of an answer, for those who print it instead of sending it.
+///
+/// # Errors
+///
+/// When a number cannot be written as JSON; the renderers never let one through.
+pub fn rendered(transcript: &Transcript, shown: &Presentation) -> Result<Vec<u8>, ApiError> {
+    body(transcript, shown).map(|(_, bytes)| bytes)
+}
+
 /// Content type and bytes.
 fn body(transcript: &Transcript, shown: &Presentation) -> Result<(&'static str, Vec<u8>), ApiError> {
     let json = |written: serde_json::Result<Vec<u8>>| {

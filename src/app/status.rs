@@ -1,0 +1,360 @@
+//! What runs, on what, and how it goes: the facts behind the diagnostic routes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::diagnostics::{self, ActualDevice, EngineFacts, GpuReport, MachineFacts};
+use crate::engine::DeviceReport;
+use crate::jobs::registry::{DefaultModel, Gpus, Registry};
+use crate::jobs::{JobRunner as _, ModelInfo, runner::Jobs};
+use crate::locale::{Banner, Locale};
+use crate::metrics::Metrics;
+use crate::schedule::{Model, Scheduler};
+
+/// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
+const FACTS_FRESH: Duration = Duration::from_secs(15);
+
+/// Answers the diagnostic routes. Never waits for an engine.
+#[derive(Debug)]
+pub struct Status {
+    config: Arc<Config>,
+    registry: Arc<Registry>,
+    scheduler: Scheduler,
+    metrics: Arc<Metrics>,
+    began: Instant,
+    facts: tokio::sync::Mutex<Option<(Instant, Arc<MachineFacts>)>>,
+}
+
+/// Body of `GET /health`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// `ok`, `starting` or `unavailable`.
+    pub status: &'static str,
+    /// What is going on, when it is not `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Name of the default model.
+    pub model: Option<String>,
+    /// Why it is not the configured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_notice: Option<String>,
+    /// Device that serves now: `name` and `backend` are ggml's own.
+    pub device: Option<HealthDevice>,
+    /// The engine.
+    pub engine: HealthEngine,
+    /// Version of this program.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
+}
+
+/// Device in `/health`.
+#[derive(Debug, Clone, Serialize)]
+pub struct HealthDevice {
+    /// True on a GPU.
+    pub gpu: bool,
+    /// ggml's backend.
+    pub backend: String,
+    /// ggml's device name.
+    pub name: String,
+    /// The device's own words.
+    pub description: String,
+}
+
+/// Engine in `/health`.
+#[derive(Debug, Clone, Serialize)]
+pub struct HealthEngine {
+    /// Always `whisper.cpp`.
+    pub name: &'static str,
+    /// `ready`, or what it is doing.
+    pub state: String,
+    /// Process ids of the engines of the default model.
+    pub pids: Vec<u32>,
+    /// Windows run side by side.
+    pub slots: usize,
+}
+
+/// Body of `GET /stats`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stats {
+    /// Requests by outcome.
+    pub requests: RequestStats,
+    /// Seconds of audio in finished requests.
+    pub audio_seconds: f64,
+    /// Seconds of audio that reached the model.
+    pub speech_seconds: f64,
+    /// Seconds that engines worked, summed over windows.
+    pub inference_seconds: f64,
+    /// Seconds of service ÷ seconds of audio, over finished requests; below 1 is faster than live.
+    pub real_time_factor: Option<f64>,
+    /// What waits and runs now.
+    pub queue: QueueStats,
+    /// Windows so far.
+    pub windows: WindowStats,
+    /// Engines so far.
+    pub engine: EngineStats,
+    /// Seconds since the start.
+    pub uptime_seconds: f64,
+    /// Moves from a GPU to the CPU.
+    pub fallbacks: u64,
+}
+
+/// Requests by outcome.
+#[derive(Debug, Clone, Serialize)]
+pub struct RequestStats {
+    /// All that were admitted and ended.
+    pub total: u64,
+    /// Answered with a transcript.
+    pub succeeded: u64,
+    /// The recording or the name was at fault.
+    pub rejected: u64,
+    /// Refused for want of a place (429).
+    pub busy: u64,
+    /// Our fault.
+    pub failed: u64,
+    /// The client left.
+    pub cancelled: u64,
+    /// In service or waiting now.
+    pub in_flight: i64,
+}
+
+/// What waits and runs now.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueStats {
+    /// Windows waiting for a core or slot.
+    pub windows_waiting: usize,
+    /// Windows running.
+    pub windows_running: i64,
+    /// Cores that all windows share.
+    pub cores: usize,
+}
+
+/// Windows so far.
+#[derive(Debug, Clone, Serialize)]
+pub struct WindowStats {
+    /// Transcribed.
+    pub total: u64,
+    /// Run again because their engine died.
+    pub retries: u64,
+    /// Encoded again over the full context.
+    pub full_context_retries: u64,
+    /// Segments not delivered because they repeat or were invented.
+    pub segments_dropped: u64,
+}
+
+/// Engines so far.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineStats {
+    /// Processes that ended and were started again.
+    pub restarts: u64,
+    /// Stopped by the watchdog.
+    pub watchdog_kills: u64,
+    /// Seconds of one core for each second of audio.
+    pub core_seconds_per_second: Option<f64>,
+}
+
+impl Status {
+    /// Counts the uptime from now.
+    pub fn new(
+        config: Arc<Config>,
+        registry: Arc<Registry>,
+        scheduler: Scheduler,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            config,
+            registry,
+            scheduler,
+            metrics,
+            began: Instant::now(),
+            facts: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The effective settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn model(&self) -> (Option<Arc<Model>>, Option<String>, Result<(), (&'static str, String)>) {
+        match self.registry.default_model() {
+            DefaultModel::Started { model, instead } => {
+                // An engine ended for idleness comes back with the next request: that is health.
+                let unloaded = !self.registry.loaded().iter().any(|m| Arc::ptr_eq(m, &model));
+                let state = match model.ready() {
+                    Ok(()) => Ok(()),
+                    Err(_) if unloaded => Ok(()),
+                    Err(reason) if reason == "the model is loading" => Err(("starting", reason)),
+                    Err(reason) => Err(("unavailable", reason)),
+                };
+                (Some(model), instead, state)
+            }
+            DefaultModel::Starting { doing } => (None, None, Err(("starting", doing))),
+            DefaultModel::Failed { reason } => (None, None, Err(("unavailable", reason))),
+        }
+    }
+
+    /// `/health`; true when a window can be served.
+    pub fn health(&self) -> (bool, Health) {
+        let (model, instead, state) = self.model();
+        let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
+        let ok = state.is_ok();
+        let (status, reason) = match state {
+            Ok(()) => ("ok", None),
+            Err((status, reason)) => (status, Some(reason)),
+        };
+        let health = Health {
+            status,
+            model: model.map(|m| m.name.clone()),
+            model_notice: instead,
+            device: reports.first().map(|r| HealthDevice {
+                gpu: r.gpu,
+                backend: r.backend.clone(),
+                name: r.device.clone(),
+                description: r.description.clone(),
+            }),
+            engine: HealthEngine {
+                name: "whisper.cpp",
+                state: reason.clone().unwrap_or_else(|| "ready".to_owned()),
+                pids: reports.iter().map(|r| r.pid).collect(),
+                slots: reports.iter().map(|r| r.slots).sum(),
+            },
+            reason,
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.began.elapsed().as_secs_f64(),
+        };
+        (ok, health)
+    }
+
+    /// `/stats`.
+    pub fn stats(&self) -> Stats {
+        let m = &self.metrics;
+        let seconds = |us: u64| us as f64 / 1e6;
+        let audio = seconds(m.audio_us.value());
+        let requests = RequestStats {
+            total: m.succeeded.value() + m.rejected.value() + m.failed.value() + m.cancelled.value(),
+            succeeded: m.succeeded.value(),
+            rejected: m.rejected.value(),
+            busy: m.busy.value(),
+            failed: m.failed.value(),
+            cancelled: m.cancelled.value(),
+            in_flight: m.in_flight.value(),
+        };
+        Stats {
+            requests,
+            audio_seconds: audio,
+            speech_seconds: seconds(m.speech_us.value()),
+            inference_seconds: seconds(m.inference_us.value()),
+            real_time_factor: (audio > 0.0).then(|| seconds(m.request_us.value()) / audio),
+            queue: QueueStats {
+                windows_waiting: self.scheduler.waiting(),
+                windows_running: m.windows_running.value(),
+                cores: self.scheduler.cores(),
+            },
+            windows: WindowStats {
+                total: m.windows.value(),
+                retries: m.window_retries.value(),
+                full_context_retries: m.full_context_retries.value(),
+                segments_dropped: m.segments_dropped.value(),
+            },
+            engine: EngineStats {
+                restarts: m.engine_restarts.value(),
+                watchdog_kills: m.watchdog_kills.value(),
+                core_seconds_per_second: self.model().0.and_then(|m| m.core_seconds_per_second()),
+            },
+            uptime_seconds: self.began.elapsed().as_secs_f64(),
+            fallbacks: m.fallbacks.value(),
+        }
+    }
+
+    /// What the engines of the default model really do.
+    pub fn engine_facts(&self) -> EngineFacts {
+        let (model, _, _) = self.model();
+        let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
+        let mut log = Vec::new();
+        if let Gpus::Missing { reason } = self.registry.gpus() {
+            log.push(reason);
+        }
+        log.extend(reports.iter().flat_map(|r| r.device_log.iter().cloned()));
+        let fallbacks = model.iter().flat_map(|m| m.fallbacks()).map(|f| diagnostics::Fallback {
+            at: f.at as i64,
+            reason: f.reason,
+        });
+        EngineFacts {
+            requested: self.config.whisper.enable_gpu,
+            actual: reports.first().map(actual_device),
+            log,
+            fallbacks: fallbacks.collect(),
+        }
+    }
+
+    /// `/gpu-status`. Looks at the machine at most every few seconds, off the async threads.
+    pub async fn gpu_report(&self, locale: Locale) -> GpuReport {
+        let mut cached = self.facts.lock().await;
+        let facts = match cached.as_ref().filter(|(at, _)| at.elapsed() < FACTS_FRESH) {
+            Some((_, facts)) => facts.clone(),
+            None => {
+                let fresh = tokio::task::spawn_blocking(diagnostics::probe).await.unwrap_or_default();
+                let fresh = Arc::new(fresh);
+                *cached = Some((Instant::now(), fresh.clone()));
+                fresh
+            }
+        };
+        drop(cached);
+        GpuReport::new(&facts, &self.engine_facts(), locale == Locale::Japanese)
+    }
+
+    /// `/models`.
+    pub fn models(&self, jobs: &Jobs) -> Vec<ModelInfo> {
+        jobs.models()
+    }
+
+    /// The same without a job runner at hand.
+    pub fn model_list(&self) -> Vec<ModelInfo> {
+        self.registry.list()
+    }
+
+    /// What the start banner shows, with `reason` from the report.
+    pub fn banner(&self, report: &GpuReport) -> Banner {
+        let (model, _, _) = self.model();
+        let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
+        let backends = report.compiled_backends.iter().map(|b| display_name(b).to_owned()).collect::<Vec<_>>();
+        Banner {
+            gpu_enabled: self.config.whisper.enable_gpu,
+            use_gpu: self.config.whisper.enable_gpu && !backends.is_empty(),
+            whisper_cublas: std::env::var("WHISPER_CUBLAS").ok(),
+            compiled_backends: backends,
+            actual: reports.first().map(|r| (r.gpu, describe(r))),
+            reason: Some(report.reason.clone()),
+            model: model.map(|m| m.file.display().to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+fn display_name(feature: &str) -> &str {
+    match feature {
+        "cuda" => "CUDA",
+        "opencl" => "OpenCL",
+        "vulkan" => "Vulkan",
+        "hipblas" => "HIP",
+        "metal" => "Metal",
+        other => other,
+    }
+}
+
+fn describe(report: &DeviceReport) -> String {
+    if report.gpu { format!("{}: {}", report.device, report.description) } else { report.description.clone() }
+}
+
+fn actual_device(report: &DeviceReport) -> ActualDevice {
+    ActualDevice {
+        gpu: report.gpu,
+        backend: report.backend.clone(),
+        name: report.description.clone(),
+        memory_total_bytes: report.memory_total_bytes,
+        memory_free_bytes: report.memory_free_bytes,
+    }
+}

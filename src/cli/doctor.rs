@@ -1,0 +1,36 @@
+//! `doctor`: the diagnosis without a server.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{Common, say};
+use crate::app::App;
+use crate::locale::Locale;
+use crate::models::Silent;
+
+/// Starts the engine as `serve` would, reports, and ends it.
+pub(super) async fn run(common: &Common, json: bool) -> anyhow::Result<ExitCode> {
+    let mut loaded = common.load(false)?;
+    // A diagnosis changes nothing: a model that is not there is not fetched.
+    loaded.config.whisper.auto_download = false;
+    let app = App::new(&loaded)?;
+    app.load(Arc::new(Silent)).await;
+    let report = app.status.gpu_report(app.locale).await;
+    let (_, health) = app.status.health();
+    app.jobs.registry().stop();
+    if json {
+        let body = serde_json::json!({ "health": health, "gpu": report });
+        say(&serde_json::to_string_pretty(&body)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&report.to_text(app.locale == Locale::Japanese));
+    match (&health.model, &health.reason) {
+        (Some(model), None) => say(&format!("{}: {model}", app.locale.pick("Model", "モデル"))),
+        (_, reason) => say(&format!(
+            "{}: {}",
+            app.locale.model_missing(),
+            reason.as_deref().unwrap_or(app.locale.pick("no reason given", "理由は不明です"))
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
+}

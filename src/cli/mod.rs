@@ -1,0 +1,165 @@
+//! The command line: raw flags in, one command run, an exit code out.
+
+mod doctor;
+mod models;
+mod progress;
+mod serve;
+mod transcribe;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Loaded, Overrides};
+
+/// Version, commit and backends; clap wants a text that lives for ever.
+fn version() -> &'static str {
+    static LINE: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| crate::diagnostics::BuildFacts::current().one_line());
+    &LINE
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "WhisperBackendAPI",
+    version = version(),
+    about = "A local transcription server that speaks Azure OpenAI's Whisper API",
+    after_help = "Without a command it serves. Settings: defaults, then config.toml, then the environment \
+                  (WHISPER_BACKEND__SERVER__PORT=8081, WHISPER_MODEL=small, RUST_LOG=debug), then flags."
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// Settings file; written with comments by `serve` when it does not exist
+    #[arg(long, global = true, default_value = "config.toml", value_name = "FILE")]
+    config: PathBuf,
+    /// Address to listen on
+    #[arg(long, global = true)]
+    host: Option<String>,
+    /// TCP port to listen on
+    #[arg(long, global = true)]
+    port: Option<u16>,
+    /// Model: a path or a catalogue name
+    #[arg(long, global = true)]
+    model: Option<String>,
+    /// Never use the GPU
+    #[arg(long, global = true)]
+    cpu: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API (the default)
+    Serve,
+    /// Transcribe one file and print the result
+    Transcribe(transcribe::Arguments),
+    /// List, fetch, convert, check and remove models
+    #[command(subcommand)]
+    Models(models::Command),
+    /// Say what this machine has, what is used, and what to type to use more
+    Doctor {
+        /// The whole report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the effective settings and where each came from, then exit
+    CheckConfig,
+    /// Run windows for a server; started by the server itself
+    #[command(hide = true)]
+    Engine {
+        /// Print ggml's GPUs as JSON and exit
+        #[arg(long)]
+        devices: bool,
+    },
+}
+
+impl Common {
+    fn overrides(&self) -> Overrides {
+        Overrides { host: self.host.clone(), port: self.port, model: self.model.clone(), cpu: self.cpu }
+    }
+
+    fn load(&self, write: bool) -> anyhow::Result<Loaded> {
+        // Only variables that can be settings; others may hold anything.
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            Some((name, value.to_string_lossy().into_owned()))
+        });
+        Ok(config::load(&self.config, write, environment, &self.overrides())?)
+    }
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli.command.unwrap_or(Command::Serve);
+    if let Command::Engine { devices } = command {
+        return if devices { crate::engine::child::list_devices() } else { crate::engine::child::run() };
+    }
+    match dispatch(&cli.common, command) {
+        Ok(code) => code,
+        Err(error) => {
+            say_error(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+    crate::telemetry::init(!matches!(command, Command::Serve));
+    match command {
+        Command::Serve => runtime()?.block_on(serve::run(common)),
+        Command::Transcribe(arguments) => runtime()?.block_on(transcribe::run(common, arguments)),
+        Command::Models(command) => models::run(common, command),
+        Command::Doctor { json } => runtime()?.block_on(doctor::run(common, json)),
+        Command::CheckConfig => check_config(common),
+        Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // The async side only shovels bytes; cores belong to the engines.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(crate::schedule::available_cores().clamp(2, 4))
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+}
+
+fn check_config(common: &Common) -> anyhow::Result<ExitCode> {
+    let loaded = common.load(false)?;
+    let mut effective = loaded.config.clone();
+    for key in &mut effective.server.api_keys {
+        "(hidden)".clone_into(key);
+    }
+    let text = toml::to_string(&effective).context("cannot show the settings")?;
+    let mut section = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        }
+        let key = line.split('=').next().unwrap_or("").trim();
+        match loaded.origins.get(&format!("{section}.{key}")) {
+            Some(origin) => say(&format!("{line}  # {origin}")),
+            None => say(line),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line on stdout; a closed pipe is no error.
+fn say(line: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{line}\n"));
+}
+
+/// A line on stderr.
+fn say_error(line: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{line}\n"));
+}

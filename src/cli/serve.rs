@@ -1,0 +1,128 @@
+//! `serve`: the server, from settings to the last answer.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Shown;
+use super::{Common, say};
+use crate::app::App;
+use crate::config::ServerConfig;
+use crate::locale::Locale;
+
+pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
+    let loaded = common.load(true)?;
+    let app = App::new(&loaded)?;
+    if loaded.written {
+        let path = loaded.path.as_deref().map(|p| p.display().to_string()).unwrap_or_default();
+        tracing::info!("{path}: {}", app.locale.pick("written with the defaults", "既定値で作成しました"));
+    }
+    let listener = listen(&app.config.server).await?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    if app.config.server.api_keys.is_empty() {
+        tracing::warn!(
+            "{}",
+            app.locale.pick(
+                "no server.api_keys are set: everybody who reaches this port is served",
+                "server.api_keysが未設定です: このポートに届く全員が利用できます",
+            )
+        );
+    }
+    let stop = CancellationToken::new();
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        signal().await;
+        tracing::info!("stopping: no new requests; running ones may finish");
+        signalled.cancel();
+        signal().await;
+        // Asked twice: the user means it.
+        std::process::exit(130);
+    });
+
+    let loading = {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let shown = Arc::new(Shown::new());
+            app.load(shown.clone()).await;
+            shown.finish();
+            let report = app.status.gpu_report(app.locale).await;
+            let (ready, health) = app.status.health();
+            if ready {
+                for line in app.locale.banner(&app.status.banner(&report)) {
+                    say(&line);
+                }
+                for recommendation in &report.recommendations {
+                    say(&format!("→ {recommendation}"));
+                }
+                if let Some(notice) = health.model_notice {
+                    say(&format!("⚠ {notice}"));
+                }
+                for line in invitation(app.locale, address, &app.config.server) {
+                    say(&line);
+                }
+            }
+        })
+    };
+    say(&format!("{} http://{address}", app.locale.pick("Listening on", "待ち受け中:")));
+    let served = app.serve(listener, stop).await;
+    loading.abort();
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn listen(server: &ServerConfig) -> anyhow::Result<TcpListener> {
+    let address = (server.host.as_str(), server.port);
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "port {} is in use; stop the other program, or set server.port in config.toml, or start with --port {}",
+            server.port,
+            server.port.wrapping_add(1).max(1024)
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            bail!("port {} needs administrator rights; start with --port 8080", server.port)
+        }
+        Err(error) => {
+            bail!("cannot listen on `{}` port {} (server.host, server.port): {error}", server.host, server.port)
+        }
+    }
+}
+
+/// What to type next.
+fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConfig) -> Vec<String> {
+    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+    let host = if address.is_ipv6() && host.contains(':') { format!("[{host}]") } else { host };
+    let key = if server.api_keys.is_empty() { "" } else { " -H \"api-key: $KEY\"" };
+    let sample = ["tests/fixtures/jfk.wav"].into_iter().find(|p| std::path::Path::new(p).exists());
+    vec![
+        locale.pick("Try it:", "お試しください:").to_owned(),
+        format!(
+            "  curl http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01{key} -F file=@{}",
+            address.port(),
+            sample.unwrap_or("recording.wav")
+        ),
+    ]
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
