@@ -52,7 +52,7 @@ impl fmt::Display for Backend {
 pub struct BuildFacts {
     /// Version of the package.
     pub version: String,
-    /// Short hash of the commit, with `-dirty` when files differed; `None` outside a git checkout.
+    /// Short hash of the commit; `None` outside a git checkout.
     pub git_hash: Option<String>,
     /// Whether whisper.cpp is in the binary at all (feature `whisper`).
     pub whisper: bool,

@@ -12,6 +12,8 @@ pub mod supervisor;
 #[cfg(feature = "whisper")]
 mod decode;
 #[cfg(feature = "whisper")]
+mod gpu_libraries;
+#[cfg(feature = "whisper")]
 mod whisper;
 
 pub use error::EngineError;

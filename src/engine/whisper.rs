@@ -52,6 +52,7 @@ const DEVICE_LOG_LINES: usize = 100;
 
 /// Loads the model on the device asked for.
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    super::gpu_libraries::link();
     install_log();
     let mut picked = None;
     if let Some(number) = spec.gpu_device {
@@ -59,6 +60,9 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
             .into_iter()
             .nth(number as usize)
             .ok_or_else(|| no_gpu_reason(number))?;
+        if let Some(missing) = super::gpu_libraries::missing_for(&device.backend) {
+            return Err(format!("{} cannot be used: {missing}", device.name));
+        }
         check_gpu_memory(&device, &spec.model)?;
         picked = Some(device);
     }

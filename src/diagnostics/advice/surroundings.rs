@@ -74,7 +74,7 @@ pub(super) fn cpu_build(found: &mut Findings<'_>) {
     }
     let facts = found.facts;
     let (what_en, what_ja, word) = if facts.platform.os == "macos" {
-        ("Apple GPU", "Apple の GPU", "metal")
+        ("Apple GPU", "Apple の GPU", "gpu")
     } else if facts.has_gpu(Vendor::Nvidia) || facts.library("cuda").found {
         ("NVIDIA GPU", "NVIDIA の GPU", "cuda")
     } else if facts.has_gpu(Vendor::Amd) {

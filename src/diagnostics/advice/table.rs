@@ -224,7 +224,7 @@ fn rows() -> Vec<Row> {
         ("CPU build beside NVIDIA", nvidia_only(&[]), &["build-without-gpu"], "./build.sh cuda"),
         ("CPU build beside AMD", built(&[]).gpu(Vendor::Amd, "amdgpu", None), &["build-without-gpu"], "./build.sh vulkan"),
         ("CPU build beside Intel", built(&[]).gpu(Vendor::Intel, "i915", None), &["build-without-gpu"], "./build.sh vulkan"),
-        ("CPU build on a Mac", built(&[]).with(|facts| facts.platform.os = "macos".to_owned()), &["build-without-gpu"], "./build.sh metal"),
+        ("CPU build on a Mac", built(&[]).with(|facts| facts.platform.os = "macos".to_owned()), &["build-without-gpu"], "./build.sh gpu"),
         ("WHISPER_CUBLAS on a CPU build", nvidia_only(&[]).variable("WHISPER_CUBLAS", "1"),
             &["cublas-variable-without-feature", "build-without-gpu"], "--features cuda"),
         ("WHISPER_CUBLAS=0 says nothing", nvidia_only(&[]).variable("WHISPER_CUBLAS", "0"), &["build-without-gpu"], "./build.sh cuda"),
