@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use symphonia::core::codecs::audio::AudioDecoder;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration as Ticks;
 
-use super::demux::{self, Fault, Source, guard};
+use super::decoder::{self, Decoder};
+use super::demux::{self, Fault, Source, Span};
 use super::resample::Resampler;
 use super::upload::UploadedAudio;
 use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names};
@@ -33,7 +33,7 @@ const MAX_PANICS: u32 = 3;
 /// A recording being decoded.
 pub struct AudioStream {
     source: Source,
-    decoder: Box<dyn AudioDecoder>,
+    decoder: Decoder,
     info: AudioInfo,
     limits: AudioLimits,
     mode: ChannelMode,
@@ -44,8 +44,8 @@ pub struct AudioStream {
     resampler: Option<Resampler>,
     /// Samples ready to be given.
     ready: Vec<Vec<f32>>,
-    /// Frames still to be given before the container's end, at the decoder's rate.
-    frames_left: Option<u64>,
+    /// Where the sound starts and ends in the track; made when the first packet tells the rate.
+    window: Option<Window>,
     decoded_samples: u64,
     skipped_packets: u64,
     faults_in_a_row: u32,
@@ -54,6 +54,13 @@ pub struct AudioStream {
     damage: Option<String>,
     spent: Duration,
     state: State,
+}
+
+/// Frames still to be dropped, then frames still to be given, at the decoder's rate.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    skip: u64,
+    keep: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,13 +83,7 @@ impl AudioStream {
         mode: ChannelMode,
     ) -> Result<Self, AudioError> {
         let sniffed = upload.sniff()?;
-        let source = Source::open(upload, sniffed, limits)?;
-        let decoder = guard(|| demux::make_decoder(&source.track.params))
-            .and_then(Result::ok)
-            .ok_or_else(|| AudioError::UnsupportedCodec {
-                container: source.container.to_owned(),
-                codec: names::codec(source.track.params.codec),
-            })?;
+        let (source, decoder) = Source::open(upload, sniffed, limits)?;
         let params = &source.track.params;
         let info = AudioInfo {
             container: source.container.to_owned(),
@@ -95,7 +96,6 @@ impl AudioStream {
             declared_duration: source.track.duration,
         };
         let mut stream = Self {
-            frames_left: source.frames,
             source,
             decoder,
             info,
@@ -105,6 +105,7 @@ impl AudioStream {
             mixed: Vec::new(),
             resampler: None,
             ready: Vec::new(),
+            window: None,
             decoded_samples: 0,
             skipped_packets: 0,
             faults_in_a_row: 0,
@@ -229,7 +230,13 @@ impl AudioStream {
         }
     }
 
+    /// Empties the decoder, then the resampler.
     fn drain(&mut self) -> Result<(), AudioError> {
+        if self.decoder.finish(&mut self.planes)
+            && let Some(rate_hz) = self.resampler.as_ref().map(Resampler::rate_hz)
+        {
+            return self.take_planes(rate_hz, 0, 0);
+        }
         let more = match &mut self.resampler {
             Some(resampler) => resampler
                 .finish(&mut self.ready)
@@ -258,12 +265,12 @@ impl AudioStream {
                 self.state = State::Draining;
                 Ok(())
             }
-            Err(Fault::Packet(detail)) if detail == demux::RESET => self.begin_stream(),
+            Err(Fault::NewStream) => self.begin_stream(),
             Err(Fault::Packet(detail)) => {
                 self.note_fault(detail);
                 Ok(())
             }
-            Err(Fault::Stream(detail)) => {
+            Err(Fault::End(detail)) => {
                 self.damage.get_or_insert(detail);
                 self.state = State::Draining;
                 Ok(())
@@ -272,15 +279,13 @@ impl AudioStream {
         }
     }
 
-    /// A chained stream begins (Ogg radio): decodes on with its codec.
+    /// A chained stream begins (internet radio): decodes on with its codec.
     fn begin_stream(&mut self) -> Result<(), AudioError> {
-        let decoder = if self.source.choose_again(&self.limits)? {
-            guard(|| demux::make_decoder(&self.source.track.params)).and_then(Result::ok)
-        } else {
-            None
-        };
-        match decoder {
-            Some(decoder) => self.decoder = decoder,
+        match self.source.choose_again(&self.limits)? {
+            Some(decoder) => {
+                self.decoder = decoder;
+                self.window = None;
+            }
             None => self.state = State::Draining,
         }
         Ok(())
@@ -296,41 +301,45 @@ impl AudioStream {
     }
 
     fn take_packet(&mut self, mut packet: Packet) -> Result<(), AudioError> {
-        // Decoders disagree about the units of these; they are applied below.
-        let trim_start = std::mem::replace(&mut packet.trim_start, Ticks::ZERO);
-        let trim_end = std::mem::replace(&mut packet.trim_end, Ticks::ZERO);
-        let decoder = &mut self.decoder;
-        let planes = &mut self.planes;
-        let decoded = guard(|| {
-            decoder.decode(&packet).map(|buffer| {
-                buffer.copy_to_vecs_planar::<f32>(planes);
-                (buffer.spec().rate(), buffer.spec().channels().count())
-            })
-        });
-        let (rate_hz, channels) = match decoded {
-            Some(Ok(shape)) => shape,
-            Some(Err(error)) => {
-                self.note_fault(error.to_string());
-                return Ok(());
+        // Decoders disagree about the units of these; they are applied here, and what comes before zero with them.
+        let early = packet.pts.get().min(0).unsigned_abs();
+        let start = std::mem::replace(&mut packet.trim_start, Ticks::ZERO)
+            .get()
+            .max(early);
+        let end = std::mem::replace(&mut packet.trim_end, Ticks::ZERO).get();
+        match self.decoder.decode(&packet, &mut self.planes) {
+            Ok(rate_hz) => {
+                self.faults_in_a_row = 0;
+                let start = self.frames(start, rate_hz);
+                let end = self.frames(end, rate_hz);
+                self.take_planes(rate_hz, start, end)
             }
-            None => {
+            Err(decoder::Fault::Packet(detail)) => {
+                self.note_fault(detail);
+                Ok(())
+            }
+            Err(decoder::Fault::Panicked) => {
                 self.note_fault("a packet makes no sense".to_owned());
                 self.panics += 1;
                 // The decoder may be in any state: only a new one can be trusted.
-                match guard(|| demux::make_decoder(&self.source.track.params)).and_then(Result::ok) {
-                    Some(decoder) if self.panics <= MAX_PANICS => self.decoder = decoder,
+                match Decoder::new(&self.source.track.params) {
+                    Ok(decoder) if self.panics <= MAX_PANICS => self.decoder = decoder,
                     _ => self.state = State::Draining,
                 }
-                return Ok(());
+                Ok(())
             }
-        };
-        self.faults_in_a_row = 0;
+        }
+    }
+
+    /// Trims, mixes and queues what the decoder left in `planes`.
+    fn take_planes(&mut self, rate_hz: u32, start: usize, end: usize) -> Result<(), AudioError> {
         if self.planes.first().is_none_or(Vec::is_empty) {
             return Ok(());
         }
+        let channels = self.planes.len();
         demux::check_channels(channels, &self.limits)?;
         demux::check_rate(rate_hz, &self.limits)?;
-        self.trim(self.frames(trim_start, rate_hz), self.frames(trim_end, rate_hz));
+        self.trim(rate_hz, start, end);
         self.prepare_resampler(rate_hz, channels)?;
         for plane in &mut self.planes {
             downmix::sanitize(plane);
@@ -344,24 +353,35 @@ impl AudioStream {
     }
 
     /// `ticks` of the track's clock as frames at `rate_hz`.
-    fn frames(&self, ticks: Ticks, rate_hz: u32) -> usize {
+    fn frames(&self, ticks: u64, rate_hz: u32) -> usize {
         let Some(base) = self.source.track.time_base else {
             return 0;
         };
-        let frames = u128::from(ticks.get()) * u128::from(base.numer.get()) * u128::from(rate_hz)
-            / u128::from(base.denom.get());
-        usize::try_from(frames).unwrap_or(usize::MAX)
+        let span = Span {
+            ticks,
+            numer: base.numer.get(),
+            denom: base.denom.get(),
+        };
+        usize::try_from(span.frames(rate_hz)).unwrap_or(usize::MAX)
     }
 
-    /// Drops frames at the start and the end of the packet, and beyond the container's count.
-    fn trim(&mut self, start: usize, end: usize) {
+    /// Drops frames at the start and the end of the packet, and what lies outside the container's window.
+    fn trim(&mut self, rate_hz: u32, start: usize, end: usize) {
         let frames = self.planes.first().map_or(0, Vec::len);
-        let start = start.min(frames);
-        let mut stop = frames.saturating_sub(end).max(start);
-        if let Some(left) = &mut self.frames_left {
-            stop = stop.min(start.saturating_add(usize::try_from(*left).unwrap_or(usize::MAX)));
-            *left -= (stop - start) as u64;
-        }
+        let track = &self.source.track;
+        let window = self.window.get_or_insert_with(|| Window {
+            skip: track.lead.map_or(0, |lead| lead.frames(rate_hz)),
+            keep: track.length.map_or(u64::MAX, |length| length.frames(rate_hz)),
+        });
+        // A packet's own trim and the window's are two ways to say the same.
+        let start = window.skip.min(frames as u64).max(start.min(frames) as u64) as usize;
+        window.skip -= window.skip.min(start as u64);
+        let stop = frames.saturating_sub(end).max(start);
+        let stop = start
+            + usize::try_from(window.keep)
+                .unwrap_or(usize::MAX)
+                .min(stop - start);
+        window.keep -= (stop - start) as u64;
         for plane in &mut self.planes {
             plane.truncate(stop);
             plane.drain(..start);

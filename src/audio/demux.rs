@@ -1,27 +1,25 @@
 //! From a region of the upload to packets of one audio track.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use symphonia::core::codecs::CodecParameters;
-use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_OPUS};
-use symphonia::core::codecs::audio::{
-    AudioCodecParameters, AudioDecoder, AudioDecoderOptions, CODEC_ID_NULL_AUDIO,
-};
-use symphonia::core::codecs::registry::RegisterableAudioDecoder;
+use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
+use symphonia::core::codecs::audio::{AudioCodecParameters, CODEC_ID_NULL_AUDIO};
 use symphonia::core::errors::{Error as SymphoniaError, Result as SymphoniaResult};
-use symphonia::core::formats::{FormatOptions, FormatReader, Track, TrackType};
-use symphonia::core::io::{MediaSourceStream, ReadBytes};
+use symphonia::core::formats::{FormatOptions, FormatReader, Track};
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
-use symphonia::default::{codecs, formats};
+use symphonia::default::formats;
 
+use super::decoder::{Decoder, guard};
+use super::mp4::{self, Edit};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
 use super::upload::UploadedAudio;
 use super::wave::{self, BlockReader, Kind};
-use super::{AudioError, AudioLimits, names};
+use super::{AudioError, AudioLimits, SAMPLE_RATE_HZ, names};
 
 /// Bytes a demuxer may read to find its tracks, besides `max_metadata_bytes`: tables, first packets, the last page.
 const OPEN_BYTES: u64 = 16 << 20;
@@ -32,23 +30,43 @@ const STEP_BYTES: u64 = 64 << 20;
 /// Most frames a codec may claim for one packet; FLAC's largest block is 65,535.
 const MAX_FRAMES_PER_PACKET: u64 = 1 << 20;
 
-/// Why a demuxer or decoder gave nothing.
+/// Opus counts in ticks of 1/48,000 s whatever it encodes (RFC 7845, section 4).
+const OPUS_CLOCK_HZ: u32 = 48_000;
+
+/// Why a demuxer gave nothing.
 pub(super) enum Fault {
     /// This packet is lost; the next may be good.
     Packet(String),
+    /// A chained stream begins; its tracks are new.
+    NewStream,
     /// Nothing more will come.
-    Stream(String),
+    End(String),
     /// Not the recording's fault, or beyond a limit.
     Fatal(AudioError),
 }
 
-/// Runs third-party code on hostile bytes; a panic there becomes `None`.
-///
-/// What the closure borrows must not be used again after a panic, except to drop it.
-pub(super) fn guard<T>(work: impl FnOnce() -> T) -> Option<T> {
-    // Demuxers and decoders index into tables with what files claim. A panic there says that the file is damaged,
-    // and must not end the server. Their state is only dropped afterwards, so broken invariants cannot be seen.
-    catch_unwind(AssertUnwindSafe(work)).ok()
+/// Some ticks of a clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) ticks: u64,
+    pub(super) numer: u32,
+    pub(super) denom: u32,
+}
+
+impl Span {
+    fn per_second(ticks: u64, hz: u32) -> Self {
+        Self {
+            ticks,
+            numer: 1,
+            denom: hz,
+        }
+    }
+
+    /// As a number of frames at `rate_hz`.
+    pub(super) fn frames(self, rate_hz: u32) -> u64 {
+        let frames = u128::from(self.ticks) * u128::from(self.numer) * u128::from(rate_hz);
+        u64::try_from(frames / u128::from(self.denom.max(1))).unwrap_or(u64::MAX)
+    }
 }
 
 /// The chosen track.
@@ -58,6 +76,10 @@ pub(super) struct ChosenTrack {
     pub(super) params: AudioCodecParameters,
     pub(super) time_base: Option<TimeBase>,
     pub(super) duration: Option<Duration>,
+    /// What stands before the sound in the track's first packets.
+    pub(super) lead: Option<Span>,
+    /// How long the sound is, where packets hold more.
+    pub(super) length: Option<Span>,
 }
 
 /// Gives the packets of one track.
@@ -65,8 +87,6 @@ pub(super) struct Source {
     demuxer: Demuxer,
     pub(super) container: &'static str,
     pub(super) track: ChosenTrack,
-    /// Frames (at the track's rate) that the container says there are, where packets may hold more.
-    pub(super) frames: Option<u64>,
     meter: Arc<Meter>,
 }
 
@@ -78,7 +98,7 @@ enum Demuxer {
 }
 
 impl Source {
-    /// Finds the first decodable audio track.
+    /// Finds the first decodable audio track, and its decoder.
     ///
     /// # Errors
     ///
@@ -87,18 +107,18 @@ impl Source {
         upload: UploadedAudio,
         sniffed: Sniffed,
         limits: &AudioLimits,
-    ) -> Result<Self, AudioError> {
+    ) -> Result<(Self, Decoder), AudioError> {
         let meter = Arc::new(Meter::default());
         meter.allow(OPEN_BYTES + limits.max_metadata_bytes as u64);
-        let len = upload.len() - sniffed.offset;
+        let len = upload.len().saturating_sub(sniffed.offset);
         let region = Region::new(upload, sniffed.offset, len, Arc::clone(&meter));
-        let opened = guard(|| open_demuxer(region, len, sniffed.container, limits, &meter));
+        let opened = guard(|| open(region, len, sniffed.container, limits, &meter));
         // Asked for first: an exhausted meter or a failing disk shows as all kinds of errors.
         if let Some(error) = meter.take_failure() {
             return Err(AudioError::Io(error));
         }
         match opened {
-            Some(Ok(source)) => Ok(source),
+            Some(Ok(opened)) => Ok(opened),
             _ if meter.is_exhausted() => Err(AudioError::Metadata {
                 limit_bytes: limits.max_metadata_bytes,
             }),
@@ -124,108 +144,117 @@ impl Source {
         }
         let Some(next) = next else {
             self.demuxer = Demuxer::Dead;
-            return Err(Fault::Stream("a packet makes no sense".to_owned()));
+            return Err(Fault::End("a packet makes no sense".to_owned()));
         };
         if self.meter.is_exhausted() {
-            return Err(Fault::Stream("a packet of absurd size".to_owned()));
+            return Err(Fault::End("a packet of absurd size".to_owned()));
         }
-        match next {
-            Ok(packet) => Ok(packet),
-            Err(SymphoniaError::IoError(error)) => Err(Fault::Stream(error.to_string())),
-            Err(error @ SymphoniaError::DecodeError(_)) => Err(Fault::Packet(error.to_string())),
-            Err(SymphoniaError::ResetRequired) => Err(Fault::Packet(RESET.to_owned())),
-            Err(error) => Err(Fault::Stream(error.to_string())),
-        }
+        next.map_err(|error| match error {
+            SymphoniaError::DecodeError(_) => Fault::Packet(error.to_string()),
+            SymphoniaError::ResetRequired => Fault::NewStream,
+            error => Fault::End(error.to_string()),
+        })
     }
 
-    /// After a chained stream began: chooses among the new tracks. False when none is audio.
-    pub(super) fn choose_again(&mut self, limits: &AudioLimits) -> Result<bool, AudioError> {
+    /// After [`Fault::NewStream`]: chooses among the new tracks. `None` when none is audio.
+    pub(super) fn choose_again(&mut self, limits: &AudioLimits) -> Result<Option<Decoder>, AudioError> {
         let Demuxer::Format(reader) = &self.demuxer else {
-            return Ok(false);
+            return Ok(None);
         };
-        match choose_track(reader.tracks(), self.container, limits) {
-            Ok(track) => self.track = track,
-            Err(AudioError::NoAudioTrack { .. } | AudioError::UnsupportedCodec { .. }) => return Ok(false),
-            Err(error) => return Err(error),
+        match choose_track(reader.tracks(), &[], self.container, limits) {
+            Ok((track, decoder)) => {
+                self.track = track;
+                Ok(Some(decoder))
+            }
+            Err(AudioError::NoAudioTrack { .. } | AudioError::UnsupportedCodec { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(true)
     }
 }
 
-/// The fault that says a chained stream begins.
-pub(super) const RESET: &str = "a new stream begins";
-
-fn open_demuxer(
+fn open(
     mut region: Region,
     len: u64,
     container: Container,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<Source, AudioError> {
+) -> Result<(Source, Decoder), AudioError> {
+    let name = container.name();
     let layout = match container {
-        Container::Wav => Some(wave::read_wav(&mut region, len)?),
-        Container::Wave64 => Some(wave::read_w64(&mut region, len)?),
-        Container::Au => Some(wave::read_au(&mut region, len)?),
-        _ => None,
+        Container::Wav => wave::read_wav(&mut region, len)?,
+        Container::Wave64 => wave::read_w64(&mut region, len)?,
+        Container::Au => wave::read_au(&mut region, len)?,
+        _ => return open_format(region, len, container, name, limits, meter),
     };
-    if let Some(layout) = layout {
-        return match &layout.kind {
-            Kind::Blocks(blocks) => {
-                let params = blocks.params.clone();
-                check_params(&params, container.name(), limits)?;
-                let rate = params.sample_rate.unwrap_or(1);
-                let frames = blocks.frames;
-                let reader = BlockReader::new(region, &layout, blocks)?;
-                let track = ChosenTrack {
-                    id: 0,
-                    time_base: TimeBase::try_from_recip(rate),
-                    duration: Some(Duration::from_secs_f64(reader.frames() as f64 / f64::from(rate))),
-                    params,
-                };
-                let demuxer = Demuxer::Blocks(reader);
-                Ok(Source {
-                    demuxer,
-                    container: container.name(),
-                    track,
-                    frames,
-                    meter: Arc::clone(meter),
-                })
-            }
-            Kind::Mpeg => {
-                let region = region.narrow(layout.start, layout.bytes);
-                open_format(region, Container::Mpeg, container.name(), limits, meter)
-            }
-        };
-    }
-    open_format(region, container, container.name(), limits, meter)
+    let blocks = match &layout.kind {
+        Kind::Blocks(blocks) => blocks,
+        Kind::Mpeg => {
+            let region = region.narrow(layout.start, layout.bytes);
+            return open_format(region, layout.bytes, Container::Mpeg, name, limits, meter);
+        }
+    };
+    let params = blocks.params.clone();
+    check_params(&params, name, limits)?;
+    let decoder = Decoder::new(&params).map_err(|_| AudioError::UnsupportedCodec {
+        container: name.to_owned(),
+        codec: names::codec(params.codec),
+    })?;
+    let rate_hz = params.sample_rate.unwrap_or(1);
+    let reader = BlockReader::new(region, &layout, blocks)?;
+    let track = ChosenTrack {
+        id: 0,
+        params,
+        time_base: TimeBase::try_from_recip(rate_hz),
+        duration: Duration::try_from_secs_f64(reader.frames() as f64 / f64::from(rate_hz)).ok(),
+        lead: None,
+        length: blocks.frames.map(|frames| Span::per_second(frames, rate_hz)),
+    };
+    let demuxer = Demuxer::Blocks(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
 }
 
+/// Opens one of Symphonia's readers; `name` is what the outermost container is called.
 fn open_format(
-    region: Region,
+    mut region: Region,
+    len: u64,
     container: Container,
     name: &'static str,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<Source, AudioError> {
+) -> Result<(Source, Decoder), AudioError> {
+    let edits = if container == Container::Mp4 {
+        mp4::read_edits(&mut region, len)
+    } else {
+        Vec::new()
+    };
     let reader = make_reader(region, container).map_err(|error| AudioError::Corrupt {
         container: name.to_owned(),
         detail: error.to_string(),
     })?;
-    let track = choose_track(reader.tracks(), name, limits)?;
-    Ok(Source {
-        demuxer: Demuxer::Format(reader),
-        container: name,
-        track,
-        frames: None,
-        meter: Arc::clone(meter),
-    })
+    let (track, decoder) = choose_track(reader.tracks(), &edits, name, limits)?;
+    let demuxer = Demuxer::Format(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
 }
 
-fn make_reader(region: Region, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
-    let mut stream = MediaSourceStream::new(
-        Box::new(region),
-        symphonia::core::io::MediaSourceStreamOptions::default(),
-    );
+fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
+    region.rewind();
+    let mut stream = MediaSourceStream::new(Box::new(region), MediaSourceStreamOptions::default());
     let options = FormatOptions::default();
     Ok(match container {
         Container::Aiff => Box::new(formats::AiffReader::try_new(stream, options)?),
@@ -247,7 +276,12 @@ fn make_reader(region: Region, container: Container) -> SymphoniaResult<Box<dyn 
 }
 
 /// The first audio track that can be decoded; else says what the first audio track is.
-fn choose_track(tracks: &[Track], container: &str, limits: &AudioLimits) -> Result<ChosenTrack, AudioError> {
+fn choose_track(
+    tracks: &[Track],
+    edits: &[Edit],
+    container: &str,
+    limits: &AudioLimits,
+) -> Result<(ChosenTrack, Decoder), AudioError> {
     if tracks.len() > limits.max_tracks {
         return Err(AudioError::Tracks {
             found: tracks.len(),
@@ -264,27 +298,36 @@ fn choose_track(tracks: &[Track], container: &str, limits: &AudioLimits) -> Resu
             continue;
         }
         check_params(params, container, limits)?;
-        if make_decoder(params).is_err() {
+        let mut params = params.clone();
+        let pre_skip = (params.codec == CODEC_ID_OPUS).then(|| prepare_opus(&mut params));
+        let Ok(decoder) = Decoder::new(&params) else {
             refused.get_or_insert_with(|| names::codec(params.codec));
             continue;
-        }
+        };
         let duration = track
             .time_base
             .zip(track.duration)
             .and_then(|(base, ticks)| base.calc_duration(ticks))
-            .and_then(|time| Duration::try_from_secs_f64(time.as_secs_f64()).ok());
-        return Ok(ChosenTrack {
+            .and_then(|time| Duration::try_from_secs_f64(time.as_secs_f64()).ok())
+            .filter(|duration| !duration.is_zero());
+        let edit = edits.iter().find(|edit| edit.track_id == track.id);
+        let chosen = ChosenTrack {
             id: track.id,
-            params: params.clone(),
+            params,
             time_base: track.time_base,
             duration,
-        });
+            lead: edit
+                .map(|edit| Span::per_second(edit.start, edit.timescale))
+                .or(pre_skip),
+            length: edit.and_then(|edit| Some(Span::per_second(edit.duration?, edit.timescale))),
+        };
+        return Ok((chosen, decoder));
     }
     let container = container.to_owned();
     match refused {
         Some(codec) => Err(AudioError::UnsupportedCodec { container, codec }),
-        // Tracks without parameters are of kinds Symphonia does not know; one of them may be audio.
-        None if tracks.iter().any(|track| track.track_type().is_none()) && !has_video(tracks) => {
+        // A track without a type is of a codec Symphonia does not know, sound or not.
+        None if tracks.iter().any(|track| track.track_type().is_none()) => {
             Err(AudioError::UnsupportedCodec {
                 container,
                 codec: "unknown".to_owned(),
@@ -294,10 +337,20 @@ fn choose_track(tracks: &[Track], container: &str, limits: &AudioLimits) -> Resu
     }
 }
 
-fn has_video(tracks: &[Track]) -> bool {
-    tracks
-        .iter()
-        .any(|track| track.track_type() == Some(TrackType::Video))
+/// Lets libopus decode straight to [`SAMPLE_RATE_HZ`], which it does well and faster; returns what stands before
+/// the sound, which is trimmed here and not in the decoder (RFC 7845, section 5.1: bytes 10 and 11).
+fn prepare_opus(params: &mut AudioCodecParameters) -> Span {
+    params.sample_rate = Some(SAMPLE_RATE_HZ);
+    let pre_skip = params
+        .extra_data
+        .as_mut()
+        .and_then(|head| head.get_mut(10..12))
+        .map_or(0, |bytes| {
+            let pre_skip = u16::from_le_bytes([bytes[0], bytes[1]]);
+            bytes.fill(0);
+            pre_skip
+        });
+    Span::per_second(u64::from(pre_skip), OPUS_CLOCK_HZ)
 }
 
 /// Refuses what is beyond the limits before a decoder allocates for it.
@@ -339,16 +392,4 @@ pub(super) fn check_rate(rate_hz: u32, limits: &AudioLimits) -> Result<(), Audio
         });
     }
     Ok(())
-}
-
-/// A decoder for `params`.
-pub(super) fn make_decoder(params: &AudioCodecParameters) -> SymphoniaResult<Box<dyn AudioDecoder>> {
-    let options = AudioDecoderOptions::default();
-    match params.codec {
-        // FDK decodes HE-AAC, but no more than two channels; Symphonia the other way round.
-        CODEC_ID_AAC => symphonia_adapter_fdk_aac::AacDecoder::try_registry_new(params, &options)
-            .or_else(|_| codecs::AacDecoder::try_registry_new(params, &options)),
-        CODEC_ID_OPUS => symphonia_adapter_libopus::OpusDecoder::try_registry_new(params, &options),
-        _ => symphonia::default::get_codecs().make_audio_decoder(params, &options),
-    }
 }

@@ -4,10 +4,13 @@
 
 use std::time::Duration;
 
+mod aac;
 mod decode;
+mod decoder;
 mod demux;
 mod downmix;
 mod error;
+mod mp4;
 mod names;
 mod resample;
 mod sniff;

@@ -69,6 +69,11 @@ impl Region {
         }
     }
 
+    /// Back to the first byte.
+    pub(super) fn rewind(&mut self) {
+        self.position = 0;
+    }
+
     /// The `len` bytes from `start` of this region, as a region.
     pub(super) fn narrow(self, start: u64, len: u64) -> Self {
         let len = len.min(self.len.saturating_sub(start));
