@@ -314,6 +314,19 @@ pub(super) fn repeats_at_end(text: &[i32]) -> bool {
     })
 }
 
+/// A phrase said twice or thrice in a row. People do that too, so it is a doubt, not a verdict: a shortened
+/// encoder context makes small models repeat a whole window's text.
+pub(super) fn repeats_somewhere(text: &[i32]) -> bool {
+    (2..=MAX_PHRASE_TOKENS).any(|length| {
+        let times = if length >= 5 { 2 } else { 3 };
+        let mut run = 0;
+        (length..text.len()).any(|i| {
+            run = if text[i] == text[i - length] { run + 1 } else { 0 };
+            run >= length * (times - 1)
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,6 +415,14 @@ mod tests {
         logits[18] = 5.0;
         assert_eq!(language(&logits, &v, &[]).unwrap().0, 0);
         assert_eq!(language(&logits, &v, &[1]).unwrap(), (1, 1.0));
+    }
+
+    #[test]
+    fn a_sentence_said_twice_is_a_doubt() {
+        assert!(repeats_somewhere(&[9, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 8]));
+        assert!(repeats_somewhere(&[1, 2, 1, 2, 1, 2]));
+        assert!(!repeats_somewhere(&[1, 2, 3, 1, 2, 4, 1, 2, 5]));
+        assert!(!repeats_somewhere(&[]));
     }
 
     #[test]

@@ -39,6 +39,8 @@ const NO_SPEECH_THRESHOLD: f32 = 0.6;
 const TEMPERATURE_STEP: f32 = 0.2;
 /// Decoders sampled at temperatures above 0 (openai-whisper `best_of`).
 const BEST_OF: u32 = 5;
+/// Nobody says more; a third above the fastest speech measured.
+const MOST_TOKENS_PER_SECOND: f32 = 16.0;
 /// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
 const REMAINDER_SECONDS: f32 = 1.0;
 /// Passes over one window at most; each takes at least one segment off its front.
@@ -267,20 +269,19 @@ impl WhisperSlot {
                 return Ok(first);
             }
             let again = self.full(window, options, &FullRun { context: full, ..ask }, threads, cancel)?;
-            return Ok(better(first, WindowTranscript { full_context_retry: true, ..again }));
+            return Ok(WindowTranscript { full_context_retry: true, ..preferred(again, first) });
         }
 
         let first = self.greedy(window, options, language, short, threads, cancel)?;
-        if !doubtful(&first, window.seconds) {
+        if !doubtful(&first, window.seconds) || (short == full && !unusable(&first, window.seconds)) {
             return Ok(first);
         }
         language = first.language.as_deref().and_then(language_index);
         let mut best = first;
         if short < full {
             let again = self.greedy(window, options, language, full, threads, cancel)?;
-            best = better(best, WindowTranscript { full_context_retry: true, ..again });
-            best.full_context_retry = true;
-            if !doubtful(&best, window.seconds) {
+            best = WindowTranscript { full_context_retry: true, ..preferred(again, best) };
+            if !unusable(&best, window.seconds) {
                 return Ok(best);
             }
         }
@@ -578,49 +579,65 @@ fn language_index(code: &str) -> Option<usize> {
     LANGUAGES.iter().position(|(known, _)| *known == code)
 }
 
-/// Openai-whisper's two doubts, a loop, and speech without a word.
-fn doubtful(transcript: &WindowTranscript, seconds: f32) -> bool {
-    let mut text = Vec::new();
-    let mut ids = Vec::new();
-    let mut sum = 0.0;
-    let mut count = 0;
-    for token in transcript.segments.iter().flat_map(|s| &s.tokens) {
-        text.extend_from_slice(&token.bytes);
-        sum += token.logprob;
-        count += 1;
-        if !token.bytes.is_empty() {
-            ids.push(token.id);
+/// What the guard looks at.
+struct Signs {
+    ids: Vec<i32>,
+    avg_logprob: f32,
+    no_speech_prob: f32,
+    compression_ratio: f32,
+}
+
+impl Signs {
+    fn of(transcript: &WindowTranscript) -> Self {
+        let mut text = Vec::new();
+        let mut ids = Vec::new();
+        let (mut sum, mut count) = (0.0, 0);
+        for token in transcript.segments.iter().flat_map(|s| &s.tokens) {
+            text.extend_from_slice(&token.bytes);
+            sum += token.logprob;
+            count += 1;
+            if !token.bytes.is_empty() {
+                ids.push(token.id);
+            }
+        }
+        Self {
+            ids,
+            avg_logprob: if count == 0 { 0.0 } else { sum / count as f32 },
+            no_speech_prob: transcript.segments.iter().map(|s| s.no_speech_prob).fold(0.0, f32::max),
+            compression_ratio: crate::transcript::compression_ratio(&text),
         }
     }
-    if count == 0 {
-        return false;
+
+    fn loops(&self) -> bool {
+        decode::repeats_at_end(&self.ids) || self.compression_ratio > MAX_COMPRESSION_RATIO
     }
-    let no_speech = transcript.segments.iter().map(|s| s.no_speech_prob).fold(0.0, f32::max);
-    let unlikely = sum / (count as f32) < MIN_AVG_LOGPROB && no_speech < NO_SPEECH_THRESHOLD;
-    let crowded = ids.len() as f32 > 16.0 * seconds.max(1.0);
-    unlikely
-        || crowded
-        || decode::repeats_at_end(&ids)
-        || crate::transcript::compression_ratio(&text) > MAX_COMPRESSION_RATIO
+}
+
+/// Worth a second look with the full context: openai-whisper's two doubts, more text than anybody says, or a
+/// phrase repeated.
+fn doubtful(transcript: &WindowTranscript, seconds: f32) -> bool {
+    let signs = Signs::of(transcript);
+    unusable(transcript, seconds) || decode::repeats_somewhere(&signs.ids)
+}
+
+/// Not to be delivered while another temperature may do better.
+fn unusable(transcript: &WindowTranscript, seconds: f32) -> bool {
+    let signs = Signs::of(transcript);
+    let unlikely = signs.avg_logprob < MIN_AVG_LOGPROB && signs.no_speech_prob < NO_SPEECH_THRESHOLD;
+    let crowded = signs.ids.len() as f32 > MOST_TOKENS_PER_SECOND * seconds.max(1.0);
+    unlikely || crowded || signs.loops()
+}
+
+/// The full context's result, unless it alone loops: it is what the model was trained on.
+fn preferred(full: WindowTranscript, short: WindowTranscript) -> WindowTranscript {
+    if Signs::of(&full).loops() && !Signs::of(&short).loops() { short } else { full }
 }
 
 /// The likelier of two; one that does not loop beats one that does.
 fn better(a: WindowTranscript, b: WindowTranscript) -> WindowTranscript {
     let rank = |t: &WindowTranscript| {
-        let text: Vec<u8> = t.segments.iter().flat_map(|s| &s.tokens).flat_map(|t| t.bytes.clone()).collect();
-        let ids: Vec<i32> = t
-            .segments
-            .iter()
-            .flat_map(|s| &s.tokens)
-            .filter(|t| !t.bytes.is_empty())
-            .map(|t| t.id)
-            .collect();
-        let loops = decode::repeats_at_end(&ids)
-            || crate::transcript::compression_ratio(&text) > MAX_COMPRESSION_RATIO;
-        let count = t.segments.iter().map(|s| s.tokens.len()).sum::<usize>().max(1);
-        let mean =
-            t.segments.iter().flat_map(|s| &s.tokens).map(|t| t.logprob).sum::<f32>() / count as f32;
-        (!loops, mean)
+        let signs = Signs::of(t);
+        (!signs.loops(), signs.avg_logprob)
     };
     let (ra, rb) = (rank(&a), rank(&b));
     if rb.0 && !ra.0 || (ra.0 == rb.0 && rb.1 > ra.1) { b } else { a }
