@@ -13,7 +13,11 @@ const MAX_COPY_BYTES: u64 = 1 << 30;
 
 /// `$XDG_CACHE_HOME` or `~/.cache` (`%LOCALAPPDATA%` on Windows), then `whisper-backend-api/models`.
 pub(crate) fn default_folder() -> Option<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     from("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| from("LOCALAPPDATA").filter(|_| cfg!(windows)))

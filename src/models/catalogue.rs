@@ -14,8 +14,7 @@ static BUILT_IN: LazyLock<Catalogue> = LazyLock::new(|| {
 });
 
 /// Names people say, and what they mean today.
-const ALIASES: [(&str, &str); 2] =
-    [("large", "large-v3"), ("turbo", "large-v3-turbo")];
+const ALIASES: [(&str, &str); 2] = [("large", "large-v3"), ("turbo", "large-v3-turbo")];
 /// How alike two names are to be for "did you mean" (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.8;
 const MAX_NEAR: usize = 3;
@@ -166,14 +165,19 @@ impl Catalogue {
     ///
     /// `Catalogue` with the line, or the name of the entry that cannot be right.
     pub fn parse(text: &str) -> Result<Self, ModelError> {
-        let catalogue: Self =
-            toml::from_str(text).map_err(|e| ModelError::Catalogue { reason: e.to_string() })?;
+        let catalogue: Self = toml::from_str(text).map_err(|e| ModelError::Catalogue {
+            reason: e.to_string(),
+        })?;
         for entry in &catalogue.entries {
             if !entry.checksum.is_well_formed() {
-                return Err(ModelError::Catalogue { reason: format!("`{}` has an impossible checksum", entry.name) });
+                return Err(ModelError::Catalogue {
+                    reason: format!("`{}` has an impossible checksum", entry.name),
+                });
             }
             if entry.name.contains(['/', '\\']) || entry.name.starts_with('.') {
-                return Err(ModelError::Catalogue { reason: format!("`{}` cannot name a file", entry.name) });
+                return Err(ModelError::Catalogue {
+                    reason: format!("`{}` cannot name a file", entry.name),
+                });
             }
         }
         Ok(catalogue)
@@ -186,14 +190,22 @@ impl Catalogue {
 
     /// The entry of a name, a file name (`ggml-base.bin`) or an alias (`turbo`, `large`).
     pub fn find(&self, name: &str) -> Option<&Entry> {
-        let stem = name.strip_prefix("ggml-").and_then(|rest| rest.strip_suffix(".bin")).unwrap_or(name);
-        let meant = ALIASES.iter().find(|(alias, _)| *alias == stem).map_or(stem, |(_, meant)| meant);
+        let stem = name
+            .strip_prefix("ggml-")
+            .and_then(|rest| rest.strip_suffix(".bin"))
+            .unwrap_or(name);
+        let meant = ALIASES
+            .iter()
+            .find(|(alias, _)| *alias == stem)
+            .map_or(stem, |(_, meant)| meant);
         self.entries.iter().find(|entry| entry.name == meant)
     }
 
     /// The entry whose file has this SHA-1.
     pub fn by_sha1(&self, sha1: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| matches!(&entry.checksum, Checksum::Sha1(hex) if hex == sha1))
+        self.entries
+            .iter()
+            .find(|entry| matches!(&entry.checksum, Checksum::Sha1(hex) if hex == sha1))
     }
 
     /// As [`Catalogue::find`], with names that look alike in the error.
@@ -202,7 +214,10 @@ impl Catalogue {
     ///
     /// `Unknown`.
     pub fn get(&self, name: &str) -> Result<&Entry, ModelError> {
-        self.find(name).ok_or_else(|| ModelError::Unknown { name: name.to_owned(), near: self.near(name) })
+        self.find(name).ok_or_else(|| ModelError::Unknown {
+            name: name.to_owned(),
+            near: self.near(name),
+        })
     }
 
     /// Names that look like `name`, nearest first.
@@ -211,11 +226,19 @@ impl Catalogue {
         let mut near: Vec<(f64, &str)> = self
             .entries
             .iter()
-            .map(|entry| (strsim::jaro_winkler(&name, &entry.name.replace('_', "-")), entry.name.as_str()))
+            .map(|entry| {
+                (
+                    strsim::jaro_winkler(&name, &entry.name.replace('_', "-")),
+                    entry.name.as_str(),
+                )
+            })
             .filter(|(likeness, _)| *likeness >= NEAR)
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        near.into_iter().take(MAX_NEAR).map(|(_, name)| name.to_owned()).collect()
+        near.into_iter()
+            .take(MAX_NEAR)
+            .map(|(_, name)| name.to_owned())
+            .collect()
     }
 }
 
@@ -229,10 +252,23 @@ mod tests {
         assert_eq!(&catalogue, Catalogue::built_in());
         assert!(catalogue.entries().len() > 30);
         for entry in catalogue.entries() {
-            assert_eq!(entry.languages == Languages::English, entry.name.contains(".en"), "{}", entry.name);
+            assert_eq!(
+                entry.languages == Languages::English,
+                entry.name.contains(".en"),
+                "{}",
+                entry.name
+            );
             assert_eq!(catalogue.find(&entry.file()), Some(entry));
-            let same_name = catalogue.entries().iter().filter(|other| other.name == entry.name).count();
-            let same_sum = catalogue.entries().iter().filter(|other| other.checksum == entry.checksum).count();
+            let same_name = catalogue
+                .entries()
+                .iter()
+                .filter(|other| other.name == entry.name)
+                .count();
+            let same_sum = catalogue
+                .entries()
+                .iter()
+                .filter(|other| other.checksum == entry.checksum)
+                .count();
             assert_eq!((same_name, same_sum), (1, 1), "{}", entry.name);
             assert!(!entry.sources.is_empty(), "{}", entry.name);
             for source in &entry.sources {
@@ -253,16 +289,27 @@ mod tests {
     fn a_slip_of_the_pen_gets_near_names() {
         let error = Catalogue::built_in().get("bse.en").unwrap_err().to_string();
         assert!(error.contains("`base.en`"), "{error}");
-        let error = Catalogue::built_in().get("large-v3-turbo-q5-0").unwrap_err().to_string();
+        let error = Catalogue::built_in()
+            .get("large-v3-turbo-q5-0")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("did you mean `large-v3-turbo-q5_0`"), "{error}");
-        let error = Catalogue::built_in().get("gpt-4o-transcribe").unwrap_err().to_string();
+        let error = Catalogue::built_in()
+            .get("gpt-4o-transcribe")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("models list"), "{error}");
     }
 
     #[test]
     fn a_misspelt_key_is_refused() {
         let text = "[[model]]\nname = \"x\"\nbytes = 1\nsha1 = \"00\"\nlanguages = \"english\"\nmels = 80\nsource = []\n";
-        assert!(Catalogue::parse(text).unwrap_err().to_string().contains("checksum"));
+        assert!(
+            Catalogue::parse(text)
+                .unwrap_err()
+                .to_string()
+                .contains("checksum")
+        );
         assert!(Catalogue::parse(&text.replace("mels", "mel")).is_err());
     }
 }

@@ -23,10 +23,12 @@ pub struct Digests {
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Passes bytes on and counts them into both checksums.
@@ -38,11 +40,21 @@ pub(crate) struct HashingWriter<W> {
 
 impl<W: Write> HashingWriter<W> {
     pub(crate) fn new(inner: W) -> Self {
-        Self { inner, sha1: Sha1::new(), sha256: Sha256::new() }
+        Self {
+            inner,
+            sha1: Sha1::new(),
+            sha256: Sha256::new(),
+        }
     }
 
     pub(crate) fn finish(self) -> (W, Digests) {
-        (self.inner, Digests { sha1: hex(&self.sha1.finalize()), sha256: hex(&self.sha256.finalize()) })
+        (
+            self.inner,
+            Digests {
+                sha1: hex(&self.sha1.finalize()),
+                sha256: hex(&self.sha256.finalize()),
+            },
+        )
     }
 }
 
@@ -72,14 +84,20 @@ pub(crate) fn verify(path: &Path, expected: &Checksum, watch: Watch<'_>) -> Resu
     if actual == expected.hex() {
         return Ok(());
     }
-    Err(ModelError::ChecksumMismatch { path: path.to_owned(), expected: expected.clone(), actual })
+    Err(ModelError::ChecksumMismatch {
+        path: path.to_owned(),
+        expected: expected.clone(),
+        actual,
+    })
 }
 
 fn digest<D: Digest>(path: &Path, watch: Watch<'_>) -> Result<String, ModelError> {
     let failed = |e| ModelError::io("read", path, e);
     let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    watch.progress.begin(&format!("checking {}", path.display()), Some(length));
+    watch
+        .progress
+        .begin(&format!("checking {}", path.display()), Some(length));
     let mut digest = D::new();
     let mut buffer = vec![0; 1 << 18];
     loop {

@@ -115,18 +115,35 @@ pub struct Attempt {
 impl ModelError {
     /// Wraps an I/O error; a full disk becomes [`ModelError::DiskFull`].
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Self::DiskFull { path: path.to_owned(), needed_bytes: None, free_bytes: None };
+        if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Self::DiskFull {
+                path: path.to_owned(),
+                needed_bytes: None,
+                free_bytes: None,
+            };
         }
-        Self::Io { path: path.to_owned(), doing, source }
+        Self::Io {
+            path: path.to_owned(),
+            doing,
+            source,
+        }
     }
 
     pub(crate) fn malformed(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Malformed { path: path.to_owned(), reason: reason.into() }
+        Self::Malformed {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn unsupported(path: &Path, reason: impl Into<String>) -> Self {
-        Self::UnsupportedFolder { path: path.to_owned(), reason: reason.into() }
+        Self::UnsupportedFolder {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
     }
 
     /// The message with its causes, on one line.
@@ -145,7 +162,13 @@ fn near_names(near: &[String]) -> String {
     if near.is_empty() {
         "; `WhisperBackendAPI models list` shows the known names".to_owned()
     } else {
-        format!("; did you mean {}?", near.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "))
+        format!(
+            "; did you mean {}?",
+            near.iter()
+                .map(|n| format!("`{n}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
     }
 }
 
@@ -162,7 +185,11 @@ fn list_attempts(attempts: &[Attempt]) -> String {
 fn disk_figures(needed: Option<u64>, free: Option<u64>) -> String {
     match (needed, free) {
         (Some(needed), Some(free)) => {
-            format!(": it needs {} MB, {} MB are free", needed.div_ceil(1_000_000), free / 1_000_000)
+            format!(
+                ": it needs {} MB, {} MB are free",
+                needed.div_ceil(1_000_000),
+                free / 1_000_000
+            )
         }
         (Some(needed), None) => format!(": it needs {} MB", needed.div_ceil(1_000_000)),
         _ => String::new(),

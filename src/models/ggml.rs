@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::ModelError;
@@ -17,7 +17,9 @@ use super::layout::{self, Role, TensorSpec};
 pub(crate) const MAGIC: u32 = 0x6767_6d6c;
 /// Version 2 of ggml's quantised forms stands as 2000 in the format field (ggml `GGML_QNT_VERSION`, `…_FACTOR`).
 const QUANTIZATION_VERSION_FACTOR: u32 = 1000;
-pub(crate) const QUANTIZATION_VERSION: u32 = 2;
+const QUANTIZATION_VERSION: u32 = 2;
+/// Where that field stands in the file: after the magic and ten words.
+const FORMAT_OFFSET: u64 = 44;
 /// Bins of the mel filters: 400-sample FFT (openai-whisper `audio.py`, `N_FFT`).
 pub(crate) const MEL_BINS: u32 = 201;
 /// Vocabulary sizes whisper.cpp understands: English-only; multilingual; multilingual with Cantonese (large-v3).
@@ -77,7 +79,10 @@ impl WeightFormat {
     }
 
     fn from_file_type(file_type: u32) -> Option<Self> {
-        FORMATS.iter().find(|row| row.2 == file_type % QUANTIZATION_VERSION_FACTOR).map(|row| row.0)
+        FORMATS
+            .iter()
+            .find(|row| row.2 == file_type % QUANTIZATION_VERSION_FACTOR)
+            .map(|row| row.0)
     }
 
     fn from_tensor_type(tensor_type: u32) -> Option<Self> {
@@ -86,7 +91,11 @@ impl WeightFormat {
 
     /// Value of the header's last field in a file of this format.
     pub(crate) fn file_type(self) -> u32 {
-        let version = if self.is_quantized() { QUANTIZATION_VERSION * QUANTIZATION_VERSION_FACTOR } else { 0 };
+        let version = if self.is_quantized() {
+            QUANTIZATION_VERSION * QUANTIZATION_VERSION_FACTOR
+        } else {
+            0
+        };
         version + self.row().2
     }
 
@@ -102,7 +111,9 @@ impl WeightFormat {
     /// Bytes of a tensor with rows of `row_elements`; `None` when a row is no whole number of blocks.
     fn bytes(self, row_elements: u64, elements: u64) -> Option<u64> {
         let (.., block_elements, block_bytes) = *self.row();
-        row_elements.is_multiple_of(block_elements).then(|| elements / block_elements * block_bytes)
+        row_elements
+            .is_multiple_of(block_elements)
+            .then(|| elements / block_elements * block_bytes)
     }
 }
 
@@ -230,11 +241,17 @@ impl GgmlHeader {
         in_range("number of decoder layers", self.n_text_layer, 1, 64)?;
         in_range("number of mel bands", self.n_mels, 1, 256)?;
         if self.n_text_state != self.n_audio_state {
-            return Err(format!("encoder and decoder differ in width: {} and {}", self.n_audio_state, self.n_text_state));
+            return Err(format!(
+                "encoder and decoder differ in width: {} and {}",
+                self.n_audio_state, self.n_text_state
+            ));
         }
         for heads in [self.n_audio_head, self.n_text_head] {
             if heads == 0 || !self.n_audio_state.is_multiple_of(heads) {
-                return Err(format!("{heads} attention heads do not divide its width of {}", self.n_audio_state));
+                return Err(format!(
+                    "{heads} attention heads do not divide its width of {}",
+                    self.n_audio_state
+                ));
             }
         }
         Ok(())
@@ -282,24 +299,40 @@ pub fn check(path: &Path) -> Result<GgmlHeader, ModelError> {
     let mut found: HashMap<&str, &TensorEntry> = HashMap::with_capacity(index.tensors.len());
     for tensor in &index.tensors {
         if found.insert(&tensor.name, tensor).is_some() {
-            return Err(ModelError::malformed(path, format!("tensor `{}` stands in it twice", tensor.name)));
+            return Err(ModelError::malformed(
+                path,
+                format!("tensor `{}` stands in it twice", tensor.name),
+            ));
         }
     }
     for spec in layout::tensors(&header) {
         match found.remove(spec.name.as_str()) {
-            Some(entry) => agree(&spec, entry, header.format).map_err(|reason| ModelError::malformed(path, reason))?,
-            None => return Err(ModelError::malformed(path, format!("tensor `{}` is missing", spec.name))),
+            Some(entry) => {
+                agree(&spec, entry, header.format).map_err(|reason| ModelError::malformed(path, reason))?
+            }
+            None => {
+                return Err(ModelError::malformed(
+                    path,
+                    format!("tensor `{}` is missing", spec.name),
+                ));
+            }
         }
     }
     if let Some(name) = found.keys().next() {
-        return Err(ModelError::malformed(path, format!("tensor `{name}` belongs to no Whisper model of its size")));
+        return Err(ModelError::malformed(
+            path,
+            format!("tensor `{name}` belongs to no Whisper model of its size"),
+        ));
     }
     Ok(header)
 }
 
 fn agree(spec: &TensorSpec, entry: &TensorEntry, format: WeightFormat) -> Result<(), String> {
     if spec.shape != entry.shape {
-        return Err(format!("tensor `{}` has shape {:?}, expected {:?}", spec.name, entry.shape, spec.shape));
+        return Err(format!(
+            "tensor `{}` has shape {:?}, expected {:?}",
+            spec.name, entry.shape, spec.shape
+        ));
     }
     let expected = match spec.role {
         Role::Small => WeightFormat::F32,
@@ -308,9 +341,28 @@ fn agree(spec: &TensorSpec, entry: &TensorEntry, format: WeightFormat) -> Result
         Role::Weight => format,
     };
     if entry.format != expected {
-        return Err(format!("tensor `{}` is stored as {}, expected {expected}", spec.name, entry.format));
+        return Err(format!(
+            "tensor `{}` is stored as {}, expected {expected}",
+            spec.name, entry.format
+        ));
     }
     Ok(())
+}
+
+/// Rewrites the quantisation version in a file's header.
+pub(crate) fn set_quantization_version(
+    path: &Path,
+    format: WeightFormat,
+    version: u32,
+) -> Result<(), ModelError> {
+    let word = version * QUANTIZATION_VERSION_FACTOR + format.row().2;
+    let mut file = File::options()
+        .write(true)
+        .open(path)
+        .map_err(|e| ModelError::io("open", path, e))?;
+    file.seek(SeekFrom::Start(FORMAT_OFFSET))
+        .and_then(|_| file.write_all(&word.to_le_bytes()))
+        .map_err(|e| ModelError::io("write", path, e))
 }
 
 /// # Errors
@@ -322,7 +374,12 @@ pub(crate) fn read_index(path: &Path) -> Result<GgmlIndex, ModelError> {
     let mel = reader.mel(&header)?;
     let tokens = reader.tokens(&header)?;
     let tensors = reader.tensors()?;
-    Ok(GgmlIndex { header, mel, tokens, tensors })
+    Ok(GgmlIndex {
+        header,
+        mel,
+        tokens,
+        tensors,
+    })
 }
 
 struct Reader<'a> {
@@ -339,7 +396,12 @@ impl<'a> Reader<'a> {
         if !metadata.is_file() {
             return Err(ModelError::malformed(path, "it is not a file"));
         }
-        Ok(Self { path, file: BufReader::new(file), position: 0, length: metadata.len() })
+        Ok(Self {
+            path,
+            file: BufReader::new(file),
+            position: 0,
+            length: metadata.len(),
+        })
     }
 
     fn malformed(&self, reason: impl Into<String>) -> ModelError {
@@ -349,7 +411,10 @@ impl<'a> Reader<'a> {
     fn bytes(&mut self, buffer: &mut [u8]) -> Result<(), ModelError> {
         self.file.read_exact(buffer).map_err(|error| {
             if error.kind() == io::ErrorKind::UnexpectedEof {
-                self.malformed(format!("it ends at byte {} in the middle of its contents", self.length))
+                self.malformed(format!(
+                    "it ends at byte {} in the middle of its contents",
+                    self.length
+                ))
             } else {
                 ModelError::io("read", self.path, error)
             }
@@ -409,19 +474,29 @@ impl<'a> Reader<'a> {
         }
         let mut bytes = vec![0; (bands * bins * 4) as usize];
         self.bytes(&mut bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+        Ok(bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
+            .collect())
     }
 
     fn tokens(&mut self, header: &GgmlHeader) -> Result<Vec<Vec<u8>>, ModelError> {
         let count = self.word()?;
         if count == 0 || count > header.n_vocab {
-            return Err(self.malformed(format!("it lists {count} tokens for a vocabulary of {}", header.n_vocab)));
+            return Err(self.malformed(format!(
+                "it lists {count} tokens for a vocabulary of {}",
+                header.n_vocab
+            )));
         }
         (0..count)
             .map(|_| {
                 let length = self.word()?;
                 if length > MAX_TOKEN_BYTES {
-                    return Err(self.malformed(format!("a token of {length} bytes; its vocabulary is damaged")));
+                    return Err(
+                        self.malformed(format!("a token of {length} bytes; its vocabulary is damaged"))
+                    );
                 }
                 let mut token = vec![0; length as usize];
                 self.bytes(&mut token)?;
@@ -445,7 +520,9 @@ impl<'a> Reader<'a> {
         }
         let format = WeightFormat::from_tensor_type(tensor_type)
             .ok_or_else(|| self.malformed(format!("a tensor of unknown type {tensor_type}")))?;
-        let mut shape = (0..dimensions).map(|_| self.word().map(u64::from)).collect::<Result<Vec<_>, _>>()?;
+        let mut shape = (0..dimensions)
+            .map(|_| self.word().map(u64::from))
+            .collect::<Result<Vec<_>, _>>()?;
         let row = shape[0];
         shape.reverse();
         let mut name = vec![0; name_length as usize];
@@ -464,9 +541,16 @@ impl<'a> Reader<'a> {
                 self.length
             )));
         }
-        self.file.seek_relative(size as i64).map_err(|e| ModelError::io("read", self.path, e))?;
+        self.file
+            .seek_relative(size as i64)
+            .map_err(|e| ModelError::io("read", self.path, e))?;
         self.position += size;
-        Ok(TensorEntry { name, shape, format, offset })
+        Ok(TensorEntry {
+            name,
+            shape,
+            format,
+            offset,
+        })
     }
 }
 
@@ -477,8 +561,16 @@ mod tests {
     #[test]
     fn every_format_has_its_own_row() {
         for (format, name, file_type, tensor_type, ..) in FORMATS {
-            assert_eq!(WeightFormat::from_file_type(file_type + 2000), Some(format), "{name}");
-            assert_eq!(WeightFormat::from_tensor_type(tensor_type), Some(format), "{name}");
+            assert_eq!(
+                WeightFormat::from_file_type(file_type + 2000),
+                Some(format),
+                "{name}"
+            );
+            assert_eq!(
+                WeightFormat::from_tensor_type(tensor_type),
+                Some(format),
+                "{name}"
+            );
             assert_eq!(format.to_string(), name);
         }
         assert_eq!(WeightFormat::Q8_0.file_type(), 2007);

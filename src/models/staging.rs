@@ -23,7 +23,9 @@ impl Staged {
     pub(crate) fn beside(target: &Path) -> Result<Self, ModelError> {
         let folder = folder_of(target);
         fs::create_dir_all(folder).map_err(|e| ModelError::io("create", folder, e))?;
-        Ok(Self { path: hidden(target, "new") })
+        Ok(Self {
+            path: hidden(target, "new"),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -46,7 +48,9 @@ impl Drop for Staged {
 /// Flushes `from` to the disk and renames it to `target`, which is replaced in one step.
 pub(crate) fn install(from: &Path, target: &Path) -> Result<(), ModelError> {
     let failed = |e| ModelError::io("write", from, e);
-    File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
+    File::open(from)
+        .and_then(|file| file.sync_all())
+        .map_err(failed)?;
     fs::rename(from, target).map_err(|e| ModelError::io("create", target, e))?;
     // The new name, too, survives a power cut. Systems that cannot open folders keep it by themselves.
     if let Ok(folder) = File::open(folder_of(target)) {
@@ -109,17 +113,29 @@ impl Lock {
         let mut told = false;
         loop {
             watch.check()?;
-            let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .map_err(failed)?;
             match file.try_lock() {
                 // The holder before may have removed the file we opened; then the lock on it means nothing.
                 Ok(()) if is_at(&file, &path) => return Ok(Self { path, file }),
                 Ok(()) => continue,
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
-                Err(TryLockError::WouldBlock) if !wait => return Err(ModelError::Busy { path: target.to_owned() }),
+                Err(TryLockError::WouldBlock) if !wait => {
+                    return Err(ModelError::Busy {
+                        path: target.to_owned(),
+                    });
+                }
                 Err(TryLockError::WouldBlock) => {}
             }
             if !told {
-                watch.progress.note(&format!("another process is fetching {}; waiting for it", target.display()));
+                watch.progress.note(&format!(
+                    "another process is fetching {}; waiting for it",
+                    target.display()
+                ));
                 told = true;
             }
             thread::sleep(LOCK_POLL);

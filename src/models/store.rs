@@ -80,7 +80,10 @@ impl Store {
 
     /// As [`Store::new`] with another catalogue.
     pub fn with_catalogue(folder: impl Into<PathBuf>, catalogue: Catalogue) -> Self {
-        Self { folder: folder.into(), catalogue }
+        Self {
+            folder: folder.into(),
+            catalogue,
+        }
     }
 
     /// The folder.
@@ -103,8 +106,15 @@ impl Store {
     pub fn resolve(&self, name_or_path: &str) -> Result<Model, ModelError> {
         let path = self.locate(name_or_path)?;
         let header = ggml::check(&path)?;
-        let bytes = fs::metadata(&path).map_err(|e| ModelError::io("read", &path, e))?.len();
-        Ok(Model { name: name_of(&path), path, bytes, header })
+        let bytes = fs::metadata(&path)
+            .map_err(|e| ModelError::io("read", &path, e))?
+            .len();
+        Ok(Model {
+            name: name_of(&path),
+            path,
+            bytes,
+            header,
+        })
     }
 
     /// The file of a path or a name, unread.
@@ -114,20 +124,32 @@ impl Store {
         if is_path && as_path.is_file() {
             return Ok(as_path.to_owned());
         }
-        let name = if is_path { as_path.file_name().unwrap_or_default().to_string_lossy() } else { name_or_path.into() };
+        let name = if is_path {
+            as_path.file_name().unwrap_or_default().to_string_lossy()
+        } else {
+            name_or_path.into()
+        };
         let entry = self.catalogue.find(&name);
         if is_path && name_or_path.contains(['/', '\\']) {
             // A path means that place, not our folder.
             return Err(match entry {
-                Some(entry) => ModelError::NotInstalled { name: entry.name.clone(), path: as_path.to_owned() },
-                None => ModelError::NoSuchFile { path: as_path.to_owned() },
+                Some(entry) => ModelError::NotInstalled {
+                    name: entry.name.clone(),
+                    path: as_path.to_owned(),
+                },
+                None => ModelError::NoSuchFile {
+                    path: as_path.to_owned(),
+                },
             });
         }
         let file = entry.map_or_else(|| file_of(&name), Entry::file);
         let path = self.folder.join(file);
         match entry {
             _ if path.is_file() => Ok(path),
-            Some(entry) => Err(ModelError::NotInstalled { name: entry.name.clone(), path }),
+            Some(entry) => Err(ModelError::NotInstalled {
+                name: entry.name.clone(),
+                path,
+            }),
             None => self.catalogue.get(&name).map(|_| path),
         }
     }
@@ -161,7 +183,9 @@ impl Store {
             })
             .collect();
         let mut others: Vec<PathBuf> = match fs::read_dir(&self.folder) {
-            Ok(files) => files.filter_map(|file| file.ok().map(|file| file.path())).collect(),
+            Ok(files) => files
+                .filter_map(|file| file.ok().map(|file| file.path()))
+                .collect(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(ModelError::io("read", &self.folder, error)),
         };
@@ -176,7 +200,11 @@ impl Store {
         list.extend(others.into_iter().map(|path| {
             let mut line = Listed {
                 name: name_of(&path),
-                file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                file: path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
                 bytes: 0,
                 languages: None,
                 in_catalogue: false,
@@ -198,7 +226,12 @@ impl Store {
     /// # Errors
     ///
     /// `Unknown`, `NoSource` with each source's reason, `ChecksumMismatch`, `DiskFull`, `Io`, `Busy`, `Cancelled`.
-    pub fn pull(&self, name: &str, options: &PullOptions, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+    pub fn pull(
+        &self,
+        name: &str,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, ModelError> {
         let entry = self.catalogue.get(name)?;
         Pull::new(&self.catalogue, &self.folder, options, progress).install(entry)
     }
@@ -211,19 +244,32 @@ impl Store {
     pub fn verify(&self, name_or_path: &str, progress: &dyn Progress) -> Result<Verified, ModelError> {
         let path = self.locate(name_or_path)?;
         let watch = Watch::new(progress, None);
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         // What was imported under a published name is compared with its own record.
         if let Some(recorded) = read_record(&path)? {
             checksum::verify(&path, &recorded, watch)?;
             ggml::check(&path)?;
-            return Ok(Verified { path, checked: Checked::Recorded(recorded) });
+            return Ok(Verified {
+                path,
+                checked: Checked::Recorded(recorded),
+            });
         }
         if let Some(entry) = self.catalogue.find(&file) {
             checksum::verify(&path, &entry.checksum, watch)?;
-            return Ok(Verified { path, checked: Checked::Published(entry.checksum.clone()) });
+            return Ok(Verified {
+                path,
+                checked: Checked::Published(entry.checksum.clone()),
+            });
         }
         ggml::check(&path)?;
-        Ok(Verified { path, checked: Checked::StructureOnly })
+        Ok(Verified {
+            path,
+            checked: Checked::StructureOnly,
+        })
     }
 
     /// Removes a model's file from the folder, with what an unfinished pull left and the copy in `cache`; gives the bytes freed.
@@ -234,9 +280,14 @@ impl Store {
     pub fn remove(&self, name: &str, cache: Option<&Path>) -> Result<u64, ModelError> {
         let path = self.locate(name)?;
         if path.parent().and_then(|p| p.canonicalize().ok()) != self.folder.canonicalize().ok() {
-            return Err(ModelError::unsupported(&path, format!("it is not in `{}`", self.folder.display())));
+            return Err(ModelError::unsupported(
+                &path,
+                format!("it is not in `{}`", self.folder.display()),
+            ));
         }
-        let bytes = fs::metadata(&path).map_err(|e| ModelError::io("read", &path, e))?.len();
+        let bytes = fs::metadata(&path)
+            .map_err(|e| ModelError::io("read", &path, e))?
+            .len();
         if let (Some(folder), Some(entry)) = (cache, self.catalogue.find(&name_of(&path))) {
             cache::forget(folder, &entry.checksum);
         }
@@ -262,7 +313,10 @@ impl Store {
     ) -> Result<Imported, ModelError> {
         let name = match name {
             Some(name) if name.contains(['/', '\\']) || name.starts_with('.') || name.is_empty() => {
-                return Err(ModelError::unsupported(source, format!("`{name}` cannot name a model file")));
+                return Err(ModelError::unsupported(
+                    source,
+                    format!("`{name}` cannot name a model file"),
+                ));
             }
             Some(name) => name.to_owned(),
             None => {
@@ -276,7 +330,11 @@ impl Store {
         let _lock = staging::Lock::take(&target, false, Watch::new(progress, None))?;
         let imported = convert::import(source, &target, quantization, progress, None)?;
         let record = record_of(&target);
-        if self.catalogue.by_sha1(&imported.digests.sha1).is_some_and(|entry| entry.file() == file_of(&name)) {
+        if self
+            .catalogue
+            .by_sha1(&imported.digests.sha1)
+            .is_some_and(|entry| entry.file() == file_of(&name))
+        {
             // The very file that is published; it needs no record of its own.
             let _ = fs::remove_file(&record);
         } else {
@@ -292,8 +350,11 @@ impl Listed {
         self.bytes = fs::metadata(&path).map_or(self.bytes, |metadata| metadata.len());
         match ggml::check(&path) {
             Ok(header) => {
-                self.languages =
-                    Some(if header.multilingual() { Languages::Multilingual } else { Languages::English });
+                self.languages = Some(if header.multilingual() {
+                    Languages::Multilingual
+                } else {
+                    Languages::English
+                });
                 self.header = Some(header);
             }
             Err(error) => self.problem = Some(error.with_causes()),
@@ -324,7 +385,10 @@ fn record_of(path: &Path) -> PathBuf {
 fn read_record(path: &Path) -> Result<Option<Checksum>, ModelError> {
     let record = record_of(path);
     match fs::read_to_string(&record) {
-        Ok(text) => Ok(text.split_whitespace().next().map(|hex| Checksum::Sha256(hex.to_lowercase()))),
+        Ok(text) => Ok(text
+            .split_whitespace()
+            .next()
+            .map(|hex| Checksum::Sha256(hex.to_lowercase()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ModelError::io("read", &record, error)),
     }

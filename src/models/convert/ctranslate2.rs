@@ -41,7 +41,11 @@ struct Variable {
 pub(crate) fn open(path: &Path, weights: &[PathBuf], vocabulary: &Path) -> Result<Checkpoint, ModelError> {
     let mut data = Parts::open(weights)?;
     let variables = read_variables(path, &mut data)?;
-    let mut model = Model { path, variables, data };
+    let mut model = Model {
+        path,
+        variables,
+        data,
+    };
     let header = model.header()?;
     let tensors = arrange(&header, |spec| model.locate(spec))?;
     let tokens = vocabulary::read(vocabulary, &header)?;
@@ -63,9 +67,9 @@ struct Model<'a> {
 
 impl Model<'_> {
     fn variable(&self, name: &str) -> Result<&Variable, ModelError> {
-        self.variables
-            .get(name)
-            .ok_or_else(|| ModelError::unsupported(self.path, format!("its model lacks the variable `{name}`")))
+        self.variables.get(name).ok_or_else(|| {
+            ModelError::unsupported(self.path, format!("its model lacks the variable `{name}`"))
+        })
     }
 
     fn dimension(&self, name: &str, index: usize) -> Result<u32, ModelError> {
@@ -73,11 +77,16 @@ impl Model<'_> {
         shape
             .get(index)
             .and_then(|&dimension| u32::try_from(dimension).ok())
-            .ok_or_else(|| ModelError::unsupported(self.path, format!("`{name}` has the unexpected shape {shape:?}")))
+            .ok_or_else(|| {
+                ModelError::unsupported(self.path, format!("`{name}` has the unexpected shape {shape:?}"))
+            })
     }
 
     fn layers(&self, side: &str) -> u32 {
-        let has = |layer: &u32| self.variables.contains_key(&format!("{side}/layer_{layer}/ffn/linear_0/weight"));
+        let has = |layer: &u32| {
+            self.variables
+                .contains_key(&format!("{side}/layer_{layer}/ffn/linear_0/weight"))
+        };
         (0..).take_while(has).count() as u32
     }
 
@@ -107,20 +116,28 @@ impl Model<'_> {
             n_mels: self.dimension("encoder/conv1/weight", 1)?,
             format: WeightFormat::F16,
         };
-        header.validate().map_err(|reason| ModelError::unsupported(self.path, reason))?;
+        header
+            .validate()
+            .map_err(|reason| ModelError::unsupported(self.path, reason))?;
         Ok(header)
     }
 
     fn locate(&mut self, spec: &TensorSpec) -> Result<Located, ModelError> {
         let (name, slice) = source_name(&spec.name).ok_or_else(|| {
-            ModelError::unsupported(self.path, format!("`{}` has no counterpart in CTranslate2", spec.name))
+            ModelError::unsupported(
+                self.path,
+                format!("`{}` has no counterpart in CTranslate2", spec.name),
+            )
         })?;
         let variable = self.variable(&name)?.clone();
         let elements: u64 = variable.shape.iter().product();
         if elements != spec.elements() * slice.of {
             return Err(ModelError::unsupported(
                 self.path,
-                format!("`{name}` has shape {:?}, which does not fit {:?}", variable.shape, spec.shape),
+                format!(
+                    "`{name}` has shape {:?}, which does not fit {:?}",
+                    variable.shape, spec.shape
+                ),
             ));
         }
         let element = match variable.kind {
@@ -132,7 +149,9 @@ impl Model<'_> {
             other => {
                 return Err(ModelError::unsupported(
                     self.path,
-                    format!("`{name}` has data type {other}; float32, float16, bfloat16, int16 and int8 are understood"),
+                    format!(
+                        "`{name}` has data type {other}; float32, float16, bfloat16, int16 and int8 are understood"
+                    ),
                 ));
             }
         };
@@ -141,7 +160,11 @@ impl Model<'_> {
             Element::F32 | Element::F16 | Element::Bf16 => Vec::new(),
         };
         let offset = variable.offset + slice.index * spec.elements() * element.bytes();
-        Ok(Located { offset, element, scale })
+        Ok(Located {
+            offset,
+            element,
+            scale,
+        })
     }
 
     /// What integer weights were multiplied by (CTranslate2 `model_spec.py`, `_quantize`): one number a row, or one.
@@ -150,9 +173,24 @@ impl Model<'_> {
         let mut bytes = vec![0; variable.bytes as usize];
         self.data.read_at(variable.offset, &mut bytes)?;
         let mut scale: Vec<f32> = match variable.kind {
-            0 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            4 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            5 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            0 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+            4 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f16::from_le_bytes(*b).to_f32())
+                .collect(),
+            5 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| bf16::from_le_bytes(*b).to_f32())
+                .collect(),
             _ => Vec::new(),
         };
         if scale.len() as u64 == rows * slice.of {
@@ -161,7 +199,9 @@ impl Model<'_> {
         if !(scale.len() == 1 || scale.len() as u64 == rows) || scale.contains(&0.0) {
             return Err(ModelError::unsupported(
                 self.path,
-                format!("the scale of the integer weights `{name}` is not understood; use the float16 form of the model"),
+                format!(
+                    "the scale of the integer weights `{name}` is not understood; use the float16 form of the model"
+                ),
             ));
         }
         Ok(scale)
@@ -219,7 +259,11 @@ fn source_name(ggml: &str) -> Option<(String, Slice)> {
 
 fn read_variables(path: &Path, data: &mut Parts) -> Result<HashMap<String, Variable>, ModelError> {
     let length = data.length();
-    let mut reader = Index { path, reader: BufReader::new(data), length };
+    let mut reader = Index {
+        path,
+        reader: BufReader::new(data),
+        length,
+    };
     reader.read()
 }
 
@@ -236,7 +280,9 @@ impl Index<'_> {
 
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], ModelError> {
         let mut bytes = [0; N];
-        self.reader.read_exact(&mut bytes).map_err(|_| self.damaged("the CTranslate2 model is cut short"))?;
+        self.reader
+            .read_exact(&mut bytes)
+            .map_err(|_| self.damaged("the CTranslate2 model is cut short"))?;
         Ok(bytes)
     }
 
@@ -247,7 +293,9 @@ impl Index<'_> {
     fn string(&mut self) -> Result<String, ModelError> {
         let length = u16::from_le_bytes(self.bytes()?);
         let mut bytes = vec![0; usize::from(length)];
-        self.reader.read_exact(&mut bytes).map_err(|_| self.damaged("the CTranslate2 model is cut short"))?;
+        self.reader
+            .read_exact(&mut bytes)
+            .map_err(|_| self.damaged("the CTranslate2 model is cut short"))?;
         if bytes.pop() != Some(0) {
             return Err(self.damaged("it is no CTranslate2 model"));
         }
@@ -264,7 +312,10 @@ impl Index<'_> {
         }
         let spec = self.string()?;
         if spec != SPEC {
-            return Err(ModelError::unsupported(self.path, format!("its `model.bin` is a `{spec}`, not a Whisper model")));
+            return Err(ModelError::unsupported(
+                self.path,
+                format!("its `model.bin` is a `{spec}`, not a Whisper model"),
+            ));
         }
         let _revision = self.word()?;
         let count = self.word()?;
@@ -288,10 +339,15 @@ impl Index<'_> {
     fn variable(&mut self) -> Result<(String, Variable), ModelError> {
         let name = self.string()?;
         let [rank] = self.bytes()?;
-        let shape = (0..rank).map(|_| self.word().map(u64::from)).collect::<Result<Vec<_>, _>>()?;
+        let shape = (0..rank)
+            .map(|_| self.word().map(u64::from))
+            .collect::<Result<Vec<_>, _>>()?;
         let [kind] = self.bytes()?;
         let bytes = u64::from(self.word()?);
-        let offset = self.reader.stream_position().map_err(|e| ModelError::io("read", self.path, e))?;
+        let offset = self
+            .reader
+            .stream_position()
+            .map_err(|e| ModelError::io("read", self.path, e))?;
         if bytes > self.length.saturating_sub(offset) {
             return Err(self.damaged(format!("the CTranslate2 model is cut short in `{name}`")));
         }
@@ -300,12 +356,24 @@ impl Index<'_> {
             1 => 1,
             _ => 2,
         };
-        let elements = shape.iter().try_fold(width, |product, &dimension| product.checked_mul(dimension));
+        let elements = shape
+            .iter()
+            .try_fold(width, |product, &dimension| product.checked_mul(dimension));
         if elements != Some(bytes) {
             return Err(self.damaged(format!("`{name}` has shape {shape:?} but {bytes} bytes")));
         }
-        self.reader.seek_relative(bytes as i64).map_err(|e| ModelError::io("read", self.path, e))?;
-        Ok((name, Variable { shape, kind, bytes, offset }))
+        self.reader
+            .seek_relative(bytes as i64)
+            .map_err(|e| ModelError::io("read", self.path, e))?;
+        Ok((
+            name,
+            Variable {
+                shape,
+                kind,
+                bytes,
+                offset,
+            },
+        ))
     }
 }
 
@@ -318,13 +386,22 @@ mod tests {
         let piece = |index, of| Slice { index, of };
         assert_eq!(
             source_name("decoder.blocks.3.cross_attn.value.weight"),
-            Some(("decoder/layer_3/attention/linear_1/weight".to_owned(), piece(1, 2)))
+            Some((
+                "decoder/layer_3/attention/linear_1/weight".to_owned(),
+                piece(1, 2)
+            ))
         );
         assert_eq!(
             source_name("encoder.blocks.11.attn.value.bias"),
-            Some(("encoder/layer_11/self_attention/linear_0/bias".to_owned(), piece(2, 3)))
+            Some((
+                "encoder/layer_11/self_attention/linear_0/bias".to_owned(),
+                piece(2, 3)
+            ))
         );
-        assert_eq!(source_name("encoder.ln_post.bias"), Some(("encoder/layer_norm/beta".to_owned(), WHOLE)));
+        assert_eq!(
+            source_name("encoder.ln_post.bias"),
+            Some(("encoder/layer_norm/beta".to_owned(), WHOLE))
+        );
         assert_eq!(source_name("encoder.blocks.0.pool.weight"), None);
     }
 }

@@ -52,7 +52,10 @@ pub(crate) fn is_folder(folder: &Path) -> bool {
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
     let config: Config = read_json(&folder.join("config.json"), folder)?;
     if let Some(kind) = config.model_type.filter(|kind| kind != "whisper") {
-        return Err(ModelError::unsupported(folder, format!("its `config.json` says `{kind}`, not `whisper`")));
+        return Err(ModelError::unsupported(
+            folder,
+            format!("its `config.json` says `{kind}`, not `whisper`"),
+        ));
     }
     let shards = shards(folder)?;
     let data = Parts::open(&shards)?;
@@ -71,10 +74,19 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
         n_mels: model.dimension("encoder.conv1.weight", 1)?,
         format: WeightFormat::F16,
     };
-    header.validate().map_err(|reason| ModelError::unsupported(folder, reason))?;
+    header
+        .validate()
+        .map_err(|reason| ModelError::unsupported(folder, reason))?;
     let tokens = vocabulary::read(folder, &header)?;
     let tensors = arrange(&header, |spec| model.locate(spec))?;
-    Ok(Checkpoint { header, mel: mel_filters(header.n_mels), tokens, tensors, data, path: folder.to_owned() })
+    Ok(Checkpoint {
+        header,
+        mel: mel_filters(header.n_mels),
+        tokens,
+        tensors,
+        data,
+        path: folder.to_owned(),
+    })
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path, folder: &Path) -> Result<T, ModelError> {
@@ -102,11 +114,21 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         .into_iter()
         .map(|name| {
             // A shard is a file beside its index; a path that leads elsewhere is no shard.
-            if Path::new(&name).file_name().is_none_or(|file| file != name.as_str()) {
-                return Err(ModelError::unsupported(folder, format!("its index names the foreign path `{name}`")));
+            if Path::new(&name)
+                .file_name()
+                .is_none_or(|file| file != name.as_str())
+            {
+                return Err(ModelError::unsupported(
+                    folder,
+                    format!("its index names the foreign path `{name}`"),
+                ));
             }
             let path = folder.join(&name);
-            if path.is_file() { Ok(path) } else { Err(ModelError::unsupported(folder, format!("it lacks `{name}`"))) }
+            if path.is_file() {
+                Ok(path)
+            } else {
+                Err(ModelError::unsupported(folder, format!("it lacks `{name}`")))
+            }
         })
         .collect()
 }
@@ -138,19 +160,31 @@ fn read_tensors(shards: &[PathBuf], data: &Parts) -> Result<HashMap<String, Tens
 /// The JSON header of a safetensors file and where its data begins. Only the header is read.
 fn read_metadata(path: &Path) -> Result<(Metadata, u64), ModelError> {
     let mut file = fs::File::open(path).map_err(|e| ModelError::io("open", path, e))?;
-    let length = file.metadata().map_err(|e| ModelError::io("read", path, e))?.len();
+    let length = file
+        .metadata()
+        .map_err(|e| ModelError::io("read", path, e))?
+        .len();
     let mut size = [0; 8];
-    file.read_exact(&mut size).map_err(|_| ModelError::malformed(path, "it is too short for a safetensors file"))?;
+    file.read_exact(&mut size)
+        .map_err(|_| ModelError::malformed(path, "it is too short for a safetensors file"))?;
     let size = u64::from_le_bytes(size);
     if size > MAX_HEADER_BYTES.min(length.saturating_sub(8)) {
-        return Err(ModelError::malformed(path, "it is no safetensors file, or cut short in its header"));
+        return Err(ModelError::malformed(
+            path,
+            "it is no safetensors file, or cut short in its header",
+        ));
     }
     let mut json = vec![0; size as usize];
-    file.read_exact(&mut json).map_err(|e| ModelError::io("read", path, e))?;
-    let metadata: Metadata = serde_json::from_slice(&json).map_err(|e| ModelError::malformed(path, e.to_string()))?;
+    file.read_exact(&mut json)
+        .map_err(|e| ModelError::io("read", path, e))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&json).map_err(|e| ModelError::malformed(path, e.to_string()))?;
     let expected = 8 + size + metadata.data_len() as u64;
     if expected != length {
-        return Err(ModelError::malformed(path, format!("it has {length} bytes, its header describes {expected}")));
+        return Err(ModelError::malformed(
+            path,
+            format!("it has {length} bytes, its header describes {expected}"),
+        ));
     }
     Ok((metadata, 8 + size))
 }
@@ -162,9 +196,9 @@ struct Model<'a> {
 
 impl Model<'_> {
     fn tensor(&self, name: &str) -> Result<&Tensor, ModelError> {
-        self.tensors
-            .get(name)
-            .ok_or_else(|| ModelError::unsupported(self.folder, format!("its model lacks the tensor `{name}`")))
+        self.tensors.get(name).ok_or_else(|| {
+            ModelError::unsupported(self.folder, format!("its model lacks the tensor `{name}`"))
+        })
     }
 
     fn dimension(&self, name: &str, index: usize) -> Result<u32, ModelError> {
@@ -172,31 +206,54 @@ impl Model<'_> {
         shape
             .get(index)
             .and_then(|&dimension| u32::try_from(dimension).ok())
-            .ok_or_else(|| ModelError::unsupported(self.folder, format!("`{name}` has the unexpected shape {shape:?}")))
+            .ok_or_else(|| {
+                ModelError::unsupported(
+                    self.folder,
+                    format!("`{name}` has the unexpected shape {shape:?}"),
+                )
+            })
     }
 
     fn layers(&self, side: &str) -> u32 {
-        (0..).take_while(|layer| self.tensors.contains_key(&format!("{side}.layers.{layer}.fc1.weight"))).count() as u32
+        (0..)
+            .take_while(|layer| {
+                self.tensors
+                    .contains_key(&format!("{side}.layers.{layer}.fc1.weight"))
+            })
+            .count() as u32
     }
 
     fn locate(&self, spec: &TensorSpec) -> Result<Located, ModelError> {
         let name = source_name(&spec.name).ok_or_else(|| {
-            ModelError::unsupported(self.folder, format!("`{}` has no counterpart in Transformers", spec.name))
+            ModelError::unsupported(
+                self.folder,
+                format!("`{}` has no counterpart in Transformers", spec.name),
+            )
         })?;
         let tensor = self.tensor(&name)?;
         if tensor.shape.iter().product::<u64>() != spec.elements() || tensor.shape[0] != spec.shape[0] {
             return Err(ModelError::unsupported(
                 self.folder,
-                format!("`{name}` has shape {:?}, which does not fit {:?}", tensor.shape, spec.shape),
+                format!(
+                    "`{name}` has shape {:?}, which does not fit {:?}",
+                    tensor.shape, spec.shape
+                ),
             ));
         }
         let element = tensor.element.ok_or_else(|| {
             ModelError::unsupported(
                 self.folder,
-                format!("`{name}` is stored as {}; F32, F16 and BF16 are understood", tensor.dtype),
+                format!(
+                    "`{name}` is stored as {}; F32, F16 and BF16 are understood",
+                    tensor.dtype
+                ),
             )
         })?;
-        Ok(Located { offset: tensor.offset, element, scale: Vec::new() })
+        Ok(Located {
+            offset: tensor.offset,
+            element,
+            scale: Vec::new(),
+        })
     }
 }
 

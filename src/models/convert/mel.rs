@@ -53,11 +53,24 @@ mod tests {
     fn filters_equal_the_published_ones_to_the_bit() {
         // SHA-256 of `mel_80` and `mel_128` of openai-whisper 20250625 as little-endian f32, negative zeros made positive.
         for (bands, expected) in [
-            (80, "85818f156f7e189453901a515e4726d270d307f976e161cf9403e8caab405498"),
-            (128, "e399c2d72d2f7375e503c296d8453cefcc0c1e47a9c1a0a09e0d70f59c820f20"),
+            (
+                80,
+                "85818f156f7e189453901a515e4726d270d307f976e161cf9403e8caab405498",
+            ),
+            (
+                128,
+                "e399c2d72d2f7375e503c296d8453cefcc0c1e47a9c1a0a09e0d70f59c820f20",
+            ),
         ] {
-            let bytes: Vec<u8> = super::filters(bands).iter().flat_map(|value| value.to_le_bytes()).collect();
-            assert_eq!(crate::models::checksum::hex(&Sha256::digest(&bytes)), expected, "{bands} bands");
+            let bytes: Vec<u8> = super::filters(bands)
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            assert_eq!(
+                crate::models::checksum::hex(&Sha256::digest(&bytes)),
+                expected,
+                "{bands} bands"
+            );
         }
     }
 }

@@ -82,25 +82,52 @@ impl Checkpoint {
         if header.format.is_quantized() {
             return Err(ModelError::unsupported(
                 path,
-                format!("it is quantised already ({}); quantise the f16 model instead", header.format),
+                format!(
+                    "it is quantised already ({}); quantise the f16 model instead",
+                    header.format
+                ),
             ));
         }
         let index = ggml::read_index(path)?;
-        let mut roles: std::collections::HashMap<String, Role> =
-            layout::tensors(&header).into_iter().map(|spec| (spec.name, spec.role)).collect();
+        let mut roles: std::collections::HashMap<String, Role> = layout::tensors(&header)
+            .into_iter()
+            .map(|spec| (spec.name, spec.role))
+            .collect();
         let tensors = index
             .tensors
             .into_iter()
             .map(|entry| {
                 // `check` found every name in the layout.
                 let role = roles.remove(&entry.name).unwrap_or(Role::Small);
-                let element = if entry.format == WeightFormat::F32 { Element::F32 } else { Element::F16 };
-                let located = Located { offset: entry.offset, element, scale: Vec::new() };
-                (TensorSpec { name: entry.name, shape: entry.shape, role }, located)
+                let element = if entry.format == WeightFormat::F32 {
+                    Element::F32
+                } else {
+                    Element::F16
+                };
+                let located = Located {
+                    offset: entry.offset,
+                    element,
+                    scale: Vec::new(),
+                };
+                (
+                    TensorSpec {
+                        name: entry.name,
+                        shape: entry.shape,
+                        role,
+                    },
+                    located,
+                )
             })
             .collect();
         let data = Parts::open(&[path.to_owned()])?;
-        Ok(Self { header, mel: index.mel, tokens: index.tokens, tensors, data, path: path.to_owned() })
+        Ok(Self {
+            header,
+            mel: index.mel,
+            tokens: index.tokens,
+            tensors,
+            data,
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -119,7 +146,12 @@ pub(crate) fn write(
     let format = quantization.map_or(checkpoint.header.format, Quantization::format);
     let failed = |e| ModelError::io("write", out_path, e);
     let mut head = Vec::new();
-    for word in (GgmlHeader { format, ..checkpoint.header }).to_words() {
+    for word in (GgmlHeader {
+        format,
+        ..checkpoint.header
+    })
+    .to_words()
+    {
         head.extend_from_slice(&word.to_le_bytes());
     }
     head.extend_from_slice(&checkpoint.header.n_mels.to_le_bytes());
@@ -137,10 +169,18 @@ pub(crate) fn write(
     let mut buffers = Buffers::default();
     for (spec, located) in &checkpoint.tensors {
         let target = target(spec, format, quantization);
-        if target.is_quantized() && !spec.shape.last().is_some_and(|row| row.is_multiple_of(BLOCK as u64)) {
+        if target.is_quantized()
+            && !spec
+                .shape
+                .last()
+                .is_some_and(|row| row.is_multiple_of(BLOCK as u64))
+        {
             return Err(ModelError::unsupported(
                 &checkpoint.path,
-                format!("`{}` has rows that are no multiple of {BLOCK}, so it cannot be quantised", spec.name),
+                format!(
+                    "`{}` has rows that are no multiple of {BLOCK}, so it cannot be quantised",
+                    spec.name
+                ),
             ));
         }
         out.write_all(&tensor_head(spec, target)).map_err(failed)?;
@@ -151,7 +191,8 @@ pub(crate) fn write(
             watch.check()?;
             let count = CHUNK.min(elements - start);
             buffers.load(&mut checkpoint.data, located, start, count, row)?;
-            out.write_all(buffers.encode(target, quantization)).map_err(failed)?;
+            out.write_all(buffers.encode(target, quantization))
+                .map_err(failed)?;
             watch.progress.advance(count * located.element.bytes());
             start += count;
         }
@@ -191,20 +232,47 @@ struct Buffers {
 
 impl Buffers {
     /// Reads `count` numbers from `start` on; `row` numbers share a scale.
-    fn load(&mut self, data: &mut Parts, located: &Located, start: u64, count: u64, row: u64) -> Result<(), ModelError> {
+    fn load(
+        &mut self,
+        data: &mut Parts,
+        located: &Located,
+        start: u64,
+        count: u64,
+        row: u64,
+    ) -> Result<(), ModelError> {
         let bytes = located.element.bytes();
         self.raw.resize((count * bytes) as usize, 0);
         data.read_at(located.offset + start * bytes, &mut self.raw)?;
         self.values.clear();
         match located.element {
-            Element::F32 => self.values.extend(self.raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Element::F16 => self.values.extend(self.raw.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            Element::F32 => self
+                .values
+                .extend(self.raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Element::F16 => self.values.extend(
+                self.raw
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|b| f16::from_le_bytes(*b).to_f32()),
+            ),
             Element::Bf16 => {
-                self.values.extend(self.raw.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()));
+                self.values.extend(
+                    self.raw
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| bf16::from_le_bytes(*b).to_f32()),
+                );
             }
             Element::I8 => self.values.extend(self.raw.iter().map(|&b| f32::from(b as i8))),
             Element::I16 => {
-                self.values.extend(self.raw.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b))));
+                self.values.extend(
+                    self.raw
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| f32::from(i16::from_le_bytes(*b))),
+                );
             }
         }
         if !located.scale.is_empty() {
@@ -218,9 +286,15 @@ impl Buffers {
     fn encode(&mut self, format: WeightFormat, quantization: Option<Quantization>) -> &[u8] {
         self.encoded.clear();
         match (format, quantization) {
-            (WeightFormat::F32, _) => self.encoded.extend(self.values.iter().flat_map(|value| value.to_le_bytes())),
+            (WeightFormat::F32, _) => self
+                .encoded
+                .extend(self.values.iter().flat_map(|value| value.to_le_bytes())),
             (WeightFormat::F16, _) | (_, None) => {
-                self.encoded.extend(self.values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()));
+                self.encoded.extend(
+                    self.values
+                        .iter()
+                        .flat_map(|value| f16::from_f32(*value).to_le_bytes()),
+                );
             }
             (_, Some(quantization)) => {
                 // As whisper.cpp's tool does, which starts from the f16 file.
@@ -236,7 +310,11 @@ impl Buffers {
 
 /// Bytes that converting reads, for progress.
 pub(crate) fn source_bytes(checkpoint: &Checkpoint) -> u64 {
-    checkpoint.tensors.iter().map(|(spec, located)| spec.elements() * located.element.bytes()).sum()
+    checkpoint
+        .tensors
+        .iter()
+        .map(|(spec, located)| spec.elements() * located.element.bytes())
+        .sum()
 }
 
 /// Writes the checkpoint into `file` and gives its checksums; the file is flushed to the disk.
@@ -250,7 +328,9 @@ pub(crate) fn write_file(
     let mut out = HashingWriter::new(BufWriter::with_capacity(1 << 20, file));
     write(checkpoint, quantization, path, &mut out, watch)?;
     let (buffered, digests) = out.finish();
-    let file = buffered.into_inner().map_err(|e| ModelError::io("write", path, e.into_error()))?;
+    let file = buffered
+        .into_inner()
+        .map_err(|e| ModelError::io("write", path, e.into_error()))?;
     file.sync_all().map_err(|e| ModelError::io("write", path, e))?;
     Ok(digests)
 }
@@ -287,11 +367,22 @@ pub fn import(
     let needed = source_bytes(&checkpoint);
     progress.begin(&format!("converting {}", source.display()), Some(needed));
     let staged = staging::Staged::beside(out)?;
-    staging::require_space(out, if quantization.is_some() { needed / 4 } else { needed / 2 })?;
+    staging::require_space(
+        out,
+        if quantization.is_some() {
+            needed / 4
+        } else {
+            needed / 2
+        },
+    )?;
     let digests = write_file(&mut checkpoint, quantization, staged.path(), watch)?;
     let header = ggml::check(staged.path())?;
     staged.install(out)?;
-    Ok(Imported { path: out.to_owned(), header, digests })
+    Ok(Imported {
+        path: out.to_owned(),
+        header,
+        digests,
+    })
 }
 
 /// Finds out what `source` is.

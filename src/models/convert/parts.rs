@@ -28,8 +28,16 @@ impl Parts {
             .iter()
             .map(|path| {
                 let file = File::open(path).map_err(|e| ModelError::io("open", path, e))?;
-                let length = file.metadata().map_err(|e| ModelError::io("read", path, e))?.len();
-                let part = Part { path: path.clone(), file, start, length };
+                let length = file
+                    .metadata()
+                    .map_err(|e| ModelError::io("read", path, e))?
+                    .len();
+                let part = Part {
+                    path: path.clone(),
+                    file,
+                    start,
+                    length,
+                };
                 start += length;
                 Ok(part)
             })
@@ -65,18 +73,26 @@ impl Parts {
     }
 
     fn current(&self) -> Option<&Part> {
-        self.files.iter().find(|part| (part.start..part.start + part.length).contains(&self.position))
+        self.files
+            .iter()
+            .find(|part| (part.start..part.start + part.length).contains(&self.position))
     }
 }
 
 impl Read for Parts {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let position = self.position;
-        let Some(part) = self.files.iter_mut().find(|part| (part.start..part.start + part.length).contains(&position)) else {
+        let Some(part) = self
+            .files
+            .iter_mut()
+            .find(|part| (part.start..part.start + part.length).contains(&position))
+        else {
             return Ok(0);
         };
         let within = position - part.start;
-        let count = buffer.len().min(usize::try_from(part.length - within).unwrap_or(usize::MAX));
+        let count = buffer
+            .len()
+            .min(usize::try_from(part.length - within).unwrap_or(usize::MAX));
         part.file.seek(SeekFrom::Start(within))?;
         let count = part.file.read(&mut buffer[..count])?;
         self.position += count as u64;

@@ -14,7 +14,12 @@ use crate::models::ggml::GgmlHeader;
 const TEXT_TOKENS: u32 = 50_257;
 
 /// What is looked for, in this order. The first three map token to number, the last two are in the numbers' order.
-const FILES: [&str; 4] = ["tokenizer.json", "vocab.json", "vocabulary.json", "vocabulary.txt"];
+const FILES: [&str; 4] = [
+    "tokenizer.json",
+    "vocab.json",
+    "vocabulary.json",
+    "vocabulary.txt",
+];
 
 #[derive(Deserialize)]
 struct Tokenizer {
@@ -50,24 +55,48 @@ pub(crate) fn read(place: &Path, header: &GgmlHeader) -> Result<Vec<Vec<u8>>, Mo
     let path = if place.is_file() {
         place.to_owned()
     } else {
-        FILES.map(|name| place.join(name)).into_iter().find(|path| path.is_file()).ok_or_else(|| {
-            ModelError::unsupported(place, format!("it has no vocabulary; one of {} is needed", FILES.join(", ")))
-        })?
+        FILES
+            .map(|name| place.join(name))
+            .into_iter()
+            .find(|path| path.is_file())
+            .ok_or_else(|| {
+                ModelError::unsupported(
+                    place,
+                    format!("it has no vocabulary; one of {} is needed", FILES.join(", ")),
+                )
+            })?
     };
     let text = fs::read_to_string(&path).map_err(|e| ModelError::io("read", &path, e))?;
     let broken = |e: serde_json::Error| ModelError::malformed(&path, e.to_string());
     let by_number: HashMap<u32, String> = if path.ends_with("tokenizer.json") {
         let tokenizer: Tokenizer = serde_json::from_str(&text).map_err(broken)?;
-        let added = tokenizer.added_tokens.into_iter().map(|token| (token.id, token.content));
-        tokenizer.model.vocab.into_iter().map(|(token, number)| (number, token)).chain(added).collect()
+        let added = tokenizer
+            .added_tokens
+            .into_iter()
+            .map(|token| (token.id, token.content));
+        tokenizer
+            .model
+            .vocab
+            .into_iter()
+            .map(|(token, number)| (number, token))
+            .chain(added)
+            .collect()
     } else if path.extension().is_some_and(|extension| extension == "json") {
         match serde_json::from_str(&text).map_err(broken)? {
             ListOrMap::List(tokens) => (0..).zip(tokens).collect(),
-            ListOrMap::Map(numbers) => numbers.into_iter().map(|(token, number)| (number, token)).collect(),
+            ListOrMap::Map(numbers) => numbers
+                .into_iter()
+                .map(|(token, number)| (number, token))
+                .collect(),
         }
     } else {
         // Tokens hold no line feed: it is spelled `Ċ`.
-        (0..).zip(text.split('\n').map(|line| line.trim_end_matches('\r').to_owned())).collect()
+        (0..)
+            .zip(
+                text.split('\n')
+                    .map(|line| line.trim_end_matches('\r').to_owned()),
+            )
+            .collect()
     };
     let bytes = byte_spelling();
     let empty = String::new();
@@ -78,7 +107,12 @@ pub(crate) fn read(place: &Path, header: &GgmlHeader) -> Result<Vec<Vec<u8>>, Mo
                 Some(token) => token,
                 // Some exports leave out the multilingual vocabulary's empty last token.
                 None if last && header.multilingual() => &empty,
-                None => return Err(ModelError::unsupported(&path, format!("it has no token {number}"))),
+                None => {
+                    return Err(ModelError::unsupported(
+                        &path,
+                        format!("it has no token {number}"),
+                    ));
+                }
             };
             if last && !header.multilingual() {
                 return Ok(token.clone().into_bytes());
@@ -86,9 +120,16 @@ pub(crate) fn read(place: &Path, header: &GgmlHeader) -> Result<Vec<Vec<u8>>, Mo
             if last && is_special(token) {
                 return Ok(Vec::new());
             }
-            token.chars().map(|letter| bytes.get(&letter).copied()).collect::<Option<Vec<u8>>>().ok_or_else(|| {
-                ModelError::unsupported(&path, format!("token {number} (`{token}`) is not in GPT-2's byte spelling"))
-            })
+            token
+                .chars()
+                .map(|letter| bytes.get(&letter).copied())
+                .collect::<Option<Vec<u8>>>()
+                .ok_or_else(|| {
+                    ModelError::unsupported(
+                        &path,
+                        format!("token {number} (`{token}`) is not in GPT-2's byte spelling"),
+                    )
+                })
         })
         .collect()
 }
@@ -104,7 +145,11 @@ fn byte_spelling() -> HashMap<char, u8> {
     let mut substitute = (0x100_u32..).filter_map(char::from_u32);
     (0..=u8::MAX)
         .map(|byte| {
-            let letter = if printable(byte) { char::from(byte) } else { substitute.next().unwrap_or_default() };
+            let letter = if printable(byte) {
+                char::from(byte)
+            } else {
+                substitute.next().unwrap_or_default()
+            };
             (letter, byte)
         })
         .collect()
