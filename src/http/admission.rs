@@ -17,7 +17,11 @@ pub struct Keys(Vec<[u8; 32]>);
 impl Keys {
     /// Takes the configuration's keys. None: everybody is served.
     pub fn new(keys: &[String]) -> Self {
-        Self(keys.iter().map(|key| Sha256::digest(key.as_bytes()).into()).collect())
+        Self(
+            keys.iter()
+                .map(|key| Sha256::digest(key.as_bytes()).into())
+                .collect(),
+        )
     }
 
     /// True when no key is asked for.
@@ -28,16 +32,28 @@ impl Keys {
     /// Looks at every key whatever the outcome.
     fn knows(&self, candidate: &str) -> bool {
         let digest: [u8; 32] = Sha256::digest(candidate.as_bytes()).into();
-        let found = self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&digest));
+        let found = self
+            .0
+            .iter()
+            .fold(Choice::from(0), |found, key| found | key.ct_eq(&digest));
         found.into()
     }
 }
 
 /// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
 fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
-    let text = |name: &str| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    let text = |name: &str| {
+        headers
+            .get_all(name)
+            .into_iter()
+            .filter_map(|value| value.to_str().ok())
+    };
     let mut keys: Vec<String> = text("api-key").map(|key| key.trim().to_owned()).collect();
-    keys.extend(text(header::AUTHORIZATION.as_str()).filter_map(bearer).map(str::to_owned));
+    keys.extend(
+        text(header::AUTHORIZATION.as_str())
+            .filter_map(bearer)
+            .map(str::to_owned),
+    );
     // Browsers cannot set headers on a WebSocket: they put the key into the query or the subprotocol.
     if headers.contains_key(header::UPGRADE) {
         keys.extend(query_value(uri, "api-key"));
@@ -89,7 +105,11 @@ fn mask(key: &str) -> String {
         return "****".to_owned();
     }
     let (head, tail) = (&letters[..3], &letters[letters.len() - 4..]);
-    format!("{}****{}", head.iter().collect::<String>(), tail.iter().collect::<String>())
+    format!(
+        "{}****{}",
+        head.iter().collect::<String>(),
+        tail.iter().collect::<String>()
+    )
 }
 
 #[cfg(test)]
@@ -103,7 +123,15 @@ mod tests {
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        check(&keys, false, Dialect::OpenAi, &Method::GET, &uri.parse().unwrap(), &headers).is_ok()
+        check(
+            &keys,
+            false,
+            Dialect::OpenAi,
+            &Method::GET,
+            &uri.parse().unwrap(),
+            &headers,
+        )
+        .is_ok()
     }
 
     #[test]
@@ -111,9 +139,18 @@ mod tests {
         assert!(allowed(&[("api-key", "second-key")], "/v1/models"));
         assert!(allowed(&[("authorization", "Bearer first-key")], "/v1/models"));
         assert!(allowed(&[("authorization", "bearer  first-key")], "/v1/models"));
-        assert!(allowed(&[("authorization", "Bearer wrong"), ("api-key", "first-key")], "/v1/models"));
-        assert!(allowed(&[("authorization", "Bearer first-key"), ("api-key", "wrong")], "/v1/models"));
-        assert!(allowed(&[("upgrade", "websocket")], "/v1/realtime?api-key=first-key"));
+        assert!(allowed(
+            &[("authorization", "Bearer wrong"), ("api-key", "first-key")],
+            "/v1/models"
+        ));
+        assert!(allowed(
+            &[("authorization", "Bearer first-key"), ("api-key", "wrong")],
+            "/v1/models"
+        ));
+        assert!(allowed(
+            &[("upgrade", "websocket")],
+            "/v1/realtime?api-key=first-key"
+        ));
         let protocols = "realtime, openai-insecure-api-key.second-key, openai-beta.realtime-v1";
         assert!(allowed(
             &[("upgrade", "websocket"), ("sec-websocket-protocol", protocols)],

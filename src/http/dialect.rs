@@ -104,7 +104,10 @@ impl DeploymentPath {
         }
         for (suffix, operation) in FOREIGN {
             if let Some(id) = raw.strip_suffix(suffix) {
-                return Self::Foreign { deployment: decode(id), operation };
+                return Self::Foreign {
+                    deployment: decode(id),
+                    operation,
+                };
             }
         }
         Self::Deployment(decode(raw))
@@ -151,8 +154,7 @@ const KNOWN_VERSIONS: [&str; 24] = [
 pub fn version_is_acceptable(dialect: Dialect, version: Option<&str>, strict: bool) -> bool {
     let named = matches!(version, Some("v1" | "preview" | "latest"));
     match (dialect, version) {
-        (Dialect::OpenAi, _) => true,
-        (Dialect::AzureV1, None | Some("")) => true,
+        (Dialect::OpenAi, _) | (Dialect::AzureV1, None | Some("")) => true,
         (Dialect::AzureClassic, None | Some("")) => !strict,
         (Dialect::AzureV1, Some(_)) if strict => named,
         (Dialect::AzureClassic, Some(version)) if strict => KNOWN_VERSIONS.contains(&version),
@@ -184,7 +186,10 @@ mod tests {
 
     #[test]
     fn paths_speak_their_dialect() {
-        assert_eq!(Dialect::of("/openai/deployments/x/audio/transcriptions"), Dialect::AzureClassic);
+        assert_eq!(
+            Dialect::of("/openai/deployments/x/audio/transcriptions"),
+            Dialect::AzureClassic
+        );
         assert_eq!(Dialect::of("/openai/models"), Dialect::AzureClassic);
         assert_eq!(Dialect::of("/openai/v1/audio/transcriptions"), Dialect::AzureV1);
         assert_eq!(Dialect::of("/openai/audio/transcriptions"), Dialect::AzureV1);
@@ -212,12 +217,21 @@ mod tests {
             parse("my%20dep/%C3%A9/audio/transcriptions"),
             DeploymentPath::Transcriptions("my dep/é".to_owned())
         );
-        assert_eq!(parse("a%252Fb/audio/translations"), DeploymentPath::Translations("a%2Fb".to_owned()));
+        assert_eq!(
+            parse("a%252Fb/audio/translations"),
+            DeploymentPath::Translations("a%2Fb".to_owned())
+        );
         assert_eq!(parse("whisper/models"), DeploymentPath::Models);
-        assert_eq!(parse("Systran%2Fx"), DeploymentPath::Deployment("Systran/x".to_owned()));
+        assert_eq!(
+            parse("Systran%2Fx"),
+            DeploymentPath::Deployment("Systran/x".to_owned())
+        );
         assert_eq!(
             parse("d/chat/completions"),
-            DeploymentPath::Foreign { deployment: "d".to_owned(), operation: "chatCompletion" }
+            DeploymentPath::Foreign {
+                deployment: "d".to_owned(),
+                operation: "chatCompletion"
+            }
         );
     }
 
@@ -242,7 +256,11 @@ mod tests {
                 lenient,
                 "lenient {dialect:?} {version:?}"
             );
-            assert_eq!(version_is_acceptable(dialect, version, true), strict, "strict {dialect:?} {version:?}");
+            assert_eq!(
+                version_is_acceptable(dialect, version, true),
+                strict,
+                "strict {dialect:?} {version:?}"
+            );
         }
     }
 }

@@ -62,8 +62,14 @@ pub(super) fn lend(request: Request<Body>) -> (Request<Body>, Option<Lent>) {
         touched: Arc::new(AtomicBool::new(false)),
         expects_continue: expects_continue(&parts.headers),
     };
-    let borrowed = Borrowed { body: lent.body.clone(), touched: lent.touched.clone() };
-    (Request::from_parts(parts, Body::from_stream(borrowed)), Some(lent))
+    let borrowed = Borrowed {
+        body: lent.body.clone(),
+        touched: lent.touched.clone(),
+    };
+    (
+        Request::from_parts(parts, Body::from_stream(borrowed)),
+        Some(lent),
+    )
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
@@ -80,7 +86,10 @@ impl Lent {
         if self.expects_continue && !self.touched.load(Ordering::Relaxed) {
             return;
         }
-        let mut rest = Borrowed { body: self.body, touched: self.touched };
+        let mut rest = Borrowed {
+            body: self.body,
+            touched: self.touched,
+        };
         tokio::spawn(async move {
             let end = Instant::now() + DRAIN_TIME;
             let mut left = accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
@@ -172,7 +181,9 @@ impl Intake {
             self.fresh = 0;
         }
         match timeout_at(self.deadline, self.body.next()).await {
-            Err(_) => Some(Err(BodyError::Idle { seconds: self.limits.idle.as_secs() })),
+            Err(_) => Some(Err(BodyError::Idle {
+                seconds: self.limits.idle.as_secs(),
+            })),
             Ok(None) => None,
             Ok(Some(Err(error))) => Some(Err(BodyError::Broken(error))),
             Ok(Some(Ok(chunk))) => {
@@ -180,7 +191,10 @@ impl Intake {
                 self.seen += bytes;
                 self.fresh += bytes;
                 if self.seen > self.limits.bytes {
-                    return Some(Err(BodyError::TooLarge { limit: self.limits.bytes, seen: self.seen }));
+                    return Some(Err(BodyError::TooLarge {
+                        limit: self.limits.bytes,
+                        seen: self.seen,
+                    }));
                 }
                 let stalled = self.progress.0.fetch_add(bytes, Ordering::Relaxed);
                 if stalled > PARSER_STALL_BYTES {

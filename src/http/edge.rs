@@ -45,14 +45,22 @@ pub struct Outcome {
 pub(super) async fn surround(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let headers = request.headers();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     let agent = text("user-agent");
     let echo = headers.get("x-ms-client-request-id").cloned();
     let content_length = text("content-length").and_then(|text| text.parse().ok());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let dialect = Dialect::of(uri.path());
-    let context =
-        RequestContext { id: uuid::Uuid::new_v4().to_string().into(), dialect, content_length };
+    let context = RequestContext {
+        id: uuid::Uuid::new_v4().to_string().into(),
+        dialect,
+        content_length,
+    };
     let route = match request.extensions().get::<MatchedPath>() {
         Some(path) => path.as_str().to_owned(),
         None => "unmatched".to_owned(),
@@ -72,20 +80,39 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         let (request, lent) = drain::lend(request);
         let response = match admitted {
             Err(error) => error.into_response(),
-            Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-                ApiError::Internal { detail: format!("panic: {}", panic_text(&*panic)), permanent: false }
+            Ok(()) => AssertUnwindSafe(next.run(request))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| {
+                    ApiError::Internal {
+                        detail: format!("panic: {}", panic_text(&*panic)),
+                        permanent: false,
+                    }
                     .into_response()
-            }),
+                }),
         };
-        if let Some(lent) = lent {
+        // A body that stopped coming is not waited for again.
+        if let Some(lent) = lent
+            && response.status() != StatusCode::REQUEST_TIMEOUT
+        {
             lent.drain(app.config.server.max_file_size_mb.saturating_mul(1 << 20));
         }
         let mut response = in_dialect(response, dialect, agent.as_deref(), &method, &uri);
         add_headers(&mut response, &context, echo, started);
         let (status, seconds) = (response.status(), started.elapsed().as_secs_f64());
-        tracing::info!(status = status.as_u16(), ms = (seconds * 1000.0).round() as u64, "answered");
+        tracing::info!(
+            status = status.as_u16(),
+            ms = (seconds * 1000.0).round() as u64,
+            "answered"
+        );
         if let Some(observe) = &app.observe {
-            observe(&Outcome { route, method, dialect, status, seconds });
+            observe(&Outcome {
+                route,
+                method,
+                dialect,
+                status,
+                seconds,
+            });
         }
         response
     }
@@ -132,16 +159,20 @@ fn framework_error(status: StatusCode, method: &Method, uri: &Uri) -> ApiError {
         StatusCode::NOT_FOUND => ApiError::UnknownPath { request },
         StatusCode::METHOD_NOT_ALLOWED => ApiError::MethodNotAllowed { request },
         StatusCode::UNSUPPORTED_MEDIA_TYPE => ApiError::NotMultipart { found: String::new() },
-        status if status.is_client_error() => {
-            ApiError::Form { detail: status.canonical_reason().unwrap_or("bad request").to_owned() }
-        }
-        status => ApiError::Internal { detail: format!("framework answered {status}"), permanent: false },
+        status if status.is_client_error() => ApiError::Form {
+            detail: status.canonical_reason().unwrap_or("bad request").to_owned(),
+        },
+        status => ApiError::Internal {
+            detail: format!("framework answered {status}"),
+            permanent: false,
+        },
     }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without words")
 }
 
 /// Request ids and the informational headers of each dialect.

@@ -33,7 +33,9 @@ impl Family {
     /// Reads it from the name the client asked for.
     pub fn of(name: &str) -> Self {
         match name.to_ascii_lowercase().as_str() {
-            "gpt-4o-transcribe" | "gpt-4o-mini-transcribe" | "gpt-4o-mini-transcribe-2025-12-15" => Self::Gpt4o,
+            "gpt-4o-transcribe" | "gpt-4o-mini-transcribe" | "gpt-4o-mini-transcribe-2025-12-15" => {
+                Self::Gpt4o
+            }
             "gpt-4o-transcribe-diarize" => Self::Diarize,
             "gpt-transcribe" => Self::GptTranscribe,
             _ => Self::Whisper,
@@ -195,18 +197,29 @@ const SERVER: &str = "server_error";
 impl ApiError {
     /// One wrong field, with code `invalid_value`.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
-        Self::Field { param: Some(param), code: Some("invalid_value"), message: message.into() }
+        Self::Field {
+            param: Some(param),
+            code: Some("invalid_value"),
+            message: message.into(),
+        }
     }
 
     /// Gives a job's failure its place among the answers.
     pub fn from_job(error: JobError, family: Family, has_extension: bool) -> Self {
         match error {
             JobError::Audio(AudioError::Cancelled) | JobError::Cancelled => Self::Stopping,
-            JobError::Audio(error) => Self::Audio { error, family, has_extension },
+            JobError::Audio(error) => Self::Audio {
+                error,
+                family,
+                has_extension,
+            },
             JobError::UnknownDeployment { name } => Self::UnknownModel { name },
             JobError::Unavailable { reason } => Self::Unavailable { reason },
             // Engines were changed and windows retried before this: the same recording would fail again.
-            JobError::Failed { detail } => Self::Internal { detail, permanent: true },
+            JobError::Failed { detail } => Self::Internal {
+                detail,
+                permanent: true,
+            },
         }
     }
 
@@ -214,8 +227,9 @@ impl ApiError {
     pub fn wire(&self, dialect: Dialect) -> Wire {
         let azure = dialect.is_azure();
         let (status, kind, code, message) = match self {
-            Self::NoKey if azure => (401, INVALID, Some("401"), AZURE_DENIED.to_owned()),
-            Self::WrongKey { .. } if azure => (401, INVALID, Some("401"), AZURE_DENIED.to_owned()),
+            Self::NoKey | Self::WrongKey { .. } if azure => {
+                (401, INVALID, Some("401"), AZURE_DENIED.to_owned())
+            }
             Self::NoKey => (401, INVALID, None, NO_KEY.to_owned()),
             Self::WrongKey { masked } => (
                 401,
@@ -303,7 +317,12 @@ impl ApiError {
         Wire {
             status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             retry: self.retry(),
-            error: ErrorObject { message, r#type: kind, param: self.param(), code },
+            error: ErrorObject {
+                message,
+                r#type: kind,
+                param: self.param(),
+                code,
+            },
         }
     }
 
@@ -351,8 +370,12 @@ impl ApiError {
         match self {
             Self::Busy(busy) => Retry::After(busy.retry_after),
             Self::Unavailable { .. } | Self::Stopping => Retry::After(Duration::from_secs(5)),
-            Self::Internal { permanent: false, .. } | Self::BodyIdle { .. } => Retry::Default,
-            Self::Audio { error: AudioError::Io(_), .. } => Retry::Default,
+            Self::Internal { permanent: false, .. }
+            | Self::BodyIdle { .. }
+            | Self::Audio {
+                error: AudioError::Io(_),
+                ..
+            } => Retry::Default,
             Self::NoKey
             | Self::WrongKey { .. }
             | Self::UnknownPath { .. }
@@ -374,7 +397,10 @@ impl ApiError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Internal { detail, .. } => Some(detail.clone()),
-            Self::Audio { error: AudioError::Io(error), .. } => Some(format!("spool: {error}")),
+            Self::Audio {
+                error: AudioError::Io(error),
+                ..
+            } => Some(format!("spool: {error}")),
             Self::Unavailable { reason } => Some(reason.clone()),
             _ => None,
         }
@@ -405,7 +431,12 @@ fn audio(error: &AudioError, family: Family, has_extension: bool, azure: bool) -
                 AudioError::Unrecognized if !has_extension => "Unrecognized file format.",
                 _ => "Invalid file format.",
             };
-            (400, INVALID, None, format!("{start} Supported formats: {FORMATS} ({error})"))
+            (
+                400,
+                INVALID,
+                None,
+                format!("{start} Supported formats: {FORMATS} ({error})"),
+            )
         }
         AudioError::TooLong { limit_seconds } => invalid(format!(
             "audio duration is longer than {limit_seconds} seconds which is the maximum for this model"
@@ -415,12 +446,16 @@ fn audio(error: &AudioError, family: Family, has_extension: bool, azure: bool) -
         | AudioError::Tracks { .. }
         | AudioError::Metadata { .. }
         | AudioError::TooSlow { .. } => invalid(error.to_string()),
-        AudioError::TooLarge { limit_bytes, seen_bytes } => {
-            (413, SERVER, None, too_large(*limit_bytes, *seen_bytes))
-        }
-        AudioError::Cancelled => {
-            (503, "service_unavailable_error", Some("server_is_stopping"), "The server is stopping.".to_owned())
-        }
+        AudioError::TooLarge {
+            limit_bytes,
+            seen_bytes,
+        } => (413, SERVER, None, too_large(*limit_bytes, *seen_bytes)),
+        AudioError::Cancelled => (
+            503,
+            "service_unavailable_error",
+            Some("server_is_stopping"),
+            "The server is stopping.".to_owned(),
+        ),
         AudioError::Io(_) => (
             500,
             SERVER,
@@ -491,27 +526,109 @@ mod tests {
 
     fn row(error: &ApiError, dialect: Dialect) -> (u16, Option<&'static str>, Option<&'static str>, String) {
         let wire = error.wire(dialect);
-        (wire.status.as_u16(), wire.error.param, wire.error.code, wire.error.message)
+        (
+            wire.status.as_u16(),
+            wire.error.param,
+            wire.error.code,
+            wire.error.message,
+        )
     }
 
     #[test]
     fn recordings_are_refused_in_the_words_of_their_family() {
-        let cases: Vec<(AudioError, Family, bool, Option<&str>, Option<&str>, &str)> = vec![
-            (AudioError::Empty, Family::Whisper, true, Some("file"), Some("audio_too_short"), "Audio file is too short. Minimum audio length is 0.1 seconds."),
-            (AudioError::TooShort { seconds: 0.01 }, Family::Gpt4o, true, Some("file"), Some("audio_too_short"), "Audio file is too short. Minimum audio length is 0.1 seconds."),
-            (AudioError::Unrecognized, Family::Whisper, true, None, None, "Invalid file format. Supported formats: ['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']"),
-            (AudioError::Unrecognized, Family::Whisper, false, None, None, "Unrecognized file format. Supported formats: ['flac', "),
-            (AudioError::UnsupportedContainer { found: "zip".to_owned() }, Family::Whisper, false, None, None, "Invalid file format. Supported formats: "),
-            (AudioError::Corrupt { container: "wav".to_owned(), detail: "x".to_owned() }, Family::Gpt4o, true, Some("file"), Some("invalid_value"), "Audio file might be corrupted or unsupported"),
-            (AudioError::TooLong { limit_seconds: 1400 }, Family::Gpt4o, true, None, Some("invalid_value"), "audio duration is longer than 1400 seconds which is the maximum for this model"),
-            (AudioError::Channels { found: 99, limit: 32 }, Family::Whisper, true, Some("file"), Some("invalid_value"), "the recording has 99 channels"),
+        type Case = (
+            AudioError,
+            Family,
+            bool,
+            Option<&'static str>,
+            Option<&'static str>,
+            &'static str,
+        );
+        let cases: Vec<Case> = vec![
+            (
+                AudioError::Empty,
+                Family::Whisper,
+                true,
+                Some("file"),
+                Some("audio_too_short"),
+                "Audio file is too short. Minimum audio length is 0.1 seconds.",
+            ),
+            (
+                AudioError::TooShort { seconds: 0.01 },
+                Family::Gpt4o,
+                true,
+                Some("file"),
+                Some("audio_too_short"),
+                "Audio file is too short. Minimum audio length is 0.1 seconds.",
+            ),
+            (
+                AudioError::Unrecognized,
+                Family::Whisper,
+                true,
+                None,
+                None,
+                "Invalid file format. Supported formats: ['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']",
+            ),
+            (
+                AudioError::Unrecognized,
+                Family::Whisper,
+                false,
+                None,
+                None,
+                "Unrecognized file format. Supported formats: ['flac', ",
+            ),
+            (
+                AudioError::UnsupportedContainer {
+                    found: "zip".to_owned(),
+                },
+                Family::Whisper,
+                false,
+                None,
+                None,
+                "Invalid file format. Supported formats: ",
+            ),
+            (
+                AudioError::Corrupt {
+                    container: "wav".to_owned(),
+                    detail: "x".to_owned(),
+                },
+                Family::Gpt4o,
+                true,
+                Some("file"),
+                Some("invalid_value"),
+                "Audio file might be corrupted or unsupported",
+            ),
+            (
+                AudioError::TooLong { limit_seconds: 1400 },
+                Family::Gpt4o,
+                true,
+                None,
+                Some("invalid_value"),
+                "audio duration is longer than 1400 seconds which is the maximum for this model",
+            ),
+            (
+                AudioError::Channels { found: 99, limit: 32 },
+                Family::Whisper,
+                true,
+                Some("file"),
+                Some("invalid_value"),
+                "the recording has 99 channels",
+            ),
         ];
         for (error, family, has_extension, param, code, message) in cases {
-            let error = ApiError::Audio { error, family, has_extension };
+            let error = ApiError::Audio {
+                error,
+                family,
+                has_extension,
+            };
             for dialect in [Dialect::AzureClassic, Dialect::AzureV1, Dialect::OpenAi] {
                 let found = row(&error, dialect);
                 assert_eq!((found.0, found.1, found.2), (400, param, code), "{error:?}");
-                assert!(found.3.starts_with(message), "{} does not start with {message}", found.3);
+                assert!(
+                    found.3.starts_with(message),
+                    "{} does not start with {message}",
+                    found.3
+                );
                 assert_eq!(error.wire(dialect).error.r#type, "invalid_request_error");
                 assert_eq!(error.wire(dialect).retry, Retry::Never);
             }
@@ -520,7 +637,10 @@ mod tests {
 
     #[test]
     fn our_own_faults_tell_no_detail() {
-        let error = ApiError::Internal { detail: "/secret/path".to_owned(), permanent: false };
+        let error = ApiError::Internal {
+            detail: "/secret/path".to_owned(),
+            permanent: false,
+        };
         for dialect in [Dialect::AzureClassic, Dialect::OpenAi] {
             let wire = error.wire(dialect);
             assert_eq!((wire.status.as_u16(), wire.error.r#type), (500, "server_error"));
@@ -531,7 +651,9 @@ mod tests {
     #[test]
     fn waits_stay_within_what_every_client_obeys() {
         for (seconds, header) in [(0.0, "1"), (0.4, "1"), (2.1, "3"), (900.0, "60")] {
-            let busy = ApiError::Busy(Busy { retry_after: Duration::from_secs_f64(seconds) });
+            let busy = ApiError::Busy(Busy {
+                retry_after: Duration::from_secs_f64(seconds),
+            });
             let response = answer(&busy, Dialect::OpenAi, Some("OpenAI/Python 2.54.0"));
             assert_eq!(response.headers()["retry-after"], header);
             assert!(response.headers().get("x-should-retry").is_none());

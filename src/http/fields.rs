@@ -98,9 +98,14 @@ pub(super) fn known(name: &str) -> Option<(&'static str, usize)> {
 impl Fields {
     /// Adds a part. Empty values are the same as absent ones.
     pub(super) fn push(&mut self, name: &str, value: String) -> Result<(), ApiError> {
-        let Some((base, _)) = known(name) else { return Ok(()) };
+        let Some((base, _)) = known(name) else {
+            return Ok(());
+        };
         if value.contains('\0') {
-            return Err(ApiError::invalid(base, format!("Invalid value for '{base}': it holds a NUL character.")));
+            return Err(ApiError::invalid(
+                base,
+                format!("Invalid value for '{base}': it holds a NUL character."),
+            ));
         }
         if !value.is_empty() {
             let key = split_name(name).1.map(str::to_owned);
@@ -111,7 +116,11 @@ impl Fields {
 
     /// The last value of a field.
     pub(super) fn single(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().rev().find(|(base, ..)| *base == name).map(|(_, _, value)| value.as_str())
+        self.pairs
+            .iter()
+            .rev()
+            .find(|(base, ..)| *base == name)
+            .map(|(_, _, value)| value.as_str())
     }
 
     /// All values of an array field. One value may hold a JSON array or, when `commas`, a list.
@@ -121,7 +130,10 @@ impl Fields {
             let text = value.trim();
             if text.starts_with('[') {
                 let items: Vec<String> = serde_json::from_str(text).map_err(|_| {
-                    ApiError::invalid(name, format!("Invalid value for '{name}': not a JSON array of strings."))
+                    ApiError::invalid(
+                        name,
+                        format!("Invalid value for '{name}': not a JSON array of strings."),
+                    )
                 })?;
                 all.extend(items);
             } else if commas {
@@ -135,13 +147,18 @@ impl Fields {
         }
         all.retain(|item| !item.is_empty());
         if all.iter().any(|item| item.contains('\0')) {
-            return Err(ApiError::invalid(name, format!("Invalid value for '{name}': it holds a NUL character.")));
+            return Err(ApiError::invalid(
+                name,
+                format!("Invalid value for '{name}': it holds a NUL character."),
+            ));
         }
         Ok(all)
     }
 
     fn boolean(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
-        let Some(value) = self.single(name) else { return Ok(None) };
+        let Some(value) = self.single(name) else {
+            return Ok(None);
+        };
         match value.trim().to_ascii_lowercase().as_str() {
             "" => Ok(None),
             "true" | "1" => Ok(Some(true)),
@@ -153,7 +170,10 @@ impl Fields {
 
 fn unknown_value(name: &'static str, value: &str, accepted: &str) -> ApiError {
     let value: String = value.chars().take(100).collect();
-    ApiError::invalid(name, format!("Invalid value for '{name}': '{value}'. Supported values are: {accepted}."))
+    ApiError::invalid(
+        name,
+        format!("Invalid value for '{name}': '{value}'. Supported values are: {accepted}."),
+    )
 }
 
 /// Reads all fields.
@@ -175,7 +195,11 @@ pub(super) fn read(
     refuse_speakers(fields)?;
 
     let language = if transcribe { language(fields)? } else { None };
-    let candidate_languages = if transcribe { candidates(fields, language.as_deref())? } else { Vec::new() };
+    let candidate_languages = if transcribe {
+        candidates(fields, language.as_deref())?
+    } else {
+        Vec::new()
+    };
     let prompt = prompt(fields)?;
     if family == Family::Diarize && prompt.is_some() {
         return Err(ApiError::Field {
@@ -234,14 +258,20 @@ fn response_format(fields: &Fields, model: &str) -> Result<ResponseFormat, ApiEr
                 ),
             })
         }
-        other => {
-            Err(unknown_value("response_format", other, "'json', 'text', 'srt', 'verbose_json' and 'vtt'"))
-        }
+        other => Err(unknown_value(
+            "response_format",
+            other,
+            "'json', 'text', 'srt', 'verbose_json' and 'vtt'",
+        )),
     }
 }
 
 /// `(segments, words)` of `verbose_json`.
-fn granularities(fields: &Fields, format: ResponseFormat, transcribe: bool) -> Result<(bool, bool), ApiError> {
+fn granularities(
+    fields: &Fields,
+    format: ResponseFormat,
+    transcribe: bool,
+) -> Result<(bool, bool), ApiError> {
     const NAME: &str = "timestamp_granularities";
     let verbose = format == ResponseFormat::VerboseJson;
     if !transcribe {
@@ -298,29 +328,35 @@ fn refuse_speakers(fields: &Fields) -> Result<(), ApiError> {
 }
 
 fn language(fields: &Fields) -> Result<Option<String>, ApiError> {
-    let Some(value) = fields.single("language").map(str::trim).filter(|value| !value.is_empty()) else {
+    let Some(value) = fields
+        .single("language")
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+    else {
         return Ok(None);
     };
-    match languages::code(value) {
-        Some(code) => Ok(Some(code.to_owned())),
-        None => {
-            let value: String = value.chars().take(100).collect();
-            Err(ApiError::Field {
-                param: Some("language"),
-                code: Some("invalid_language_format"),
-                message: format!(
-                    "Invalid language '{value}'. Language parameter must be specified in ISO-639-1 format."
-                ),
-            })
-        }
+    if let Some(code) = languages::code(value) {
+        return Ok(Some(code.to_owned()));
     }
+    let value: String = value.chars().take(100).collect();
+    Err(ApiError::Field {
+        param: Some("language"),
+        code: Some("invalid_language_format"),
+        message: format!(
+            "Invalid language '{value}'. Language parameter must be specified in ISO-639-1 format."
+        ),
+    })
 }
 
 fn candidates(fields: &Fields, language: Option<&str>) -> Result<Vec<String>, ApiError> {
     let mut codes: Vec<String> = Vec::new();
     for item in fields.list("languages", true)? {
         let Some(code) = languages::code(&item) else {
-            return Err(unknown_value("languages", &item, "ISO-639-1 codes, one in each 'languages[]'"));
+            return Err(unknown_value(
+                "languages",
+                &item,
+                "ISO-639-1 codes, one in each 'languages[]'",
+            ));
         };
         if !codes.iter().any(|known| known == code) {
             codes.push(code.to_owned());
@@ -330,7 +366,9 @@ fn candidates(fields: &Fields, language: Option<&str>) -> Result<Vec<String>, Ap
         Some(language) if !codes.is_empty() && !codes.iter().any(|code| code == language) => {
             Err(ApiError::invalid(
                 "languages",
-                format!("Invalid value for 'languages': 'language' is '{language}', which is not among them."),
+                format!(
+                    "Invalid value for 'languages': 'language' is '{language}', which is not among them."
+                ),
             ))
         }
         // A named language leaves nothing to choose from.
@@ -352,19 +390,31 @@ fn prompt(fields: &Fields) -> Result<Option<String>, ApiError> {
 }
 
 fn number(fields: &Fields, name: &'static str, least: f64, most: f64) -> Result<Option<f64>, ApiError> {
-    let Some(value) = fields.single(name).map(str::trim).filter(|value| !value.is_empty()) else {
+    let Some(value) = fields
+        .single(name)
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+    else {
         return Ok(None);
     };
     match value.parse::<f64>() {
         Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
-        _ => Err(unknown_value(name, value, &format!("numbers from {least} to {most}"))),
+        _ => Err(unknown_value(
+            name,
+            value,
+            &format!("numbers from {least} to {most}"),
+        )),
     }
 }
 
 fn beam_size(fields: &Fields) -> Result<Option<u32>, ApiError> {
     match number(fields, "beam_size", 1.0, 8.0)? {
         Some(size) if size.fract() == 0.0 => Ok(Some(size as u32)),
-        Some(size) => Err(unknown_value("beam_size", &size.to_string(), "whole numbers from 1 to 8")),
+        Some(size) => Err(unknown_value(
+            "beam_size",
+            &size.to_string(),
+            "whole numbers from 1 to 8",
+        )),
         None => Ok(None),
     }
 }
@@ -405,19 +455,21 @@ fn chunking(fields: &Fields) -> Result<Option<Chunking>, ApiError> {
             }
             None | Some("") => {
                 let r#type = value.trim_matches('"').to_owned();
-                chunking = Some(Chunking { r#type, ..chunking.unwrap_or_default() });
+                chunking = Some(Chunking {
+                    r#type,
+                    ..chunking.unwrap_or_default()
+                });
             }
             Some(key) => {
                 let chunking = chunking.get_or_insert_with(Chunking::default);
-                let bad = |_| wrong(format!("'{key}' is '{value}', not a number."));
+                let bad = || wrong(format!("'{key}' is '{value}', not a number."));
                 match key {
                     "type" => value.clone_into(&mut chunking.r#type),
                     "threshold" => {
-                        chunking.threshold =
-                            Some(value.parse().map_err(|_: std::num::ParseFloatError| bad(()))?);
+                        chunking.threshold = Some(value.parse().map_err(|_| bad())?);
                     }
                     "prefix_padding_ms" | "silence_duration_ms" => {
-                        let number = value.parse().map_err(|_: std::num::ParseIntError| bad(()))?;
+                        let number = value.parse().map_err(|_| bad())?;
                         if key == "prefix_padding_ms" {
                             chunking.prefix_padding_ms = Some(number);
                         } else {
@@ -437,7 +489,10 @@ fn chunking(fields: &Fields) -> Result<Option<Chunking>, ApiError> {
             "'auto', and an object whose 'type' is 'server_vad'",
         ));
     }
-    if chunking.threshold.is_some_and(|threshold| !(0.0..=1.0).contains(&threshold)) {
+    if chunking
+        .threshold
+        .is_some_and(|threshold| !(0.0..=1.0).contains(&threshold))
+    {
         return Err(wrong("'threshold' must be a number from 0 to 1.".to_owned()));
     }
     for (key, value) in [
@@ -445,7 +500,9 @@ fn chunking(fields: &Fields) -> Result<Option<Chunking>, ApiError> {
         ("silence_duration_ms", chunking.silence_duration_ms),
     ] {
         if value.is_some_and(|value| value > MOST_VAD_MS) {
-            return Err(wrong(format!("'{key}' must be a whole number from 0 to {MOST_VAD_MS}.")));
+            return Err(wrong(format!(
+                "'{key}' must be a whole number from 0 to {MOST_VAD_MS}."
+            )));
         }
     }
     Ok(Some(chunking))
@@ -474,35 +531,218 @@ mod tests {
     #[test]
     fn every_bad_value_has_its_error() {
         let rows: Vec<(&str, Pairs, &str, &str, &str)> = vec![
-            ("whisper-1", &[("language", "XX")], "language", "invalid_language_format", "Invalid language 'XX'. Language parameter must be specified in ISO-639-1 format."),
-            ("whisper-1", &[("language", "auto")], "language", "invalid_language_format", "Invalid language 'auto'."),
-            ("whisper-1", &[("language", "zh-tw")], "language", "invalid_language_format", "Invalid language 'zh-tw'."),
-            ("whisper-1", &[("language", "japanese")], "language", "invalid_language_format", "Invalid language 'japanese'."),
-            ("gpt-transcribe", &[("languages[]", "en"), ("languages[]", "qq")], "languages", "invalid_value", "Invalid value for 'languages': 'qq'."),
-            ("gpt-transcribe", &[("language", "fr"), ("languages[]", "en")], "languages", "invalid_value", "Invalid value for 'languages': 'language' is 'fr'"),
-            ("whisper-1", &[("response_format", "xml")], "response_format", "invalid_value", "Invalid value for 'response_format': 'xml'. Supported values are: 'json'"),
-            ("gpt-4o-transcribe", &[("response_format", "diarized_json")], "response_format", "unsupported_value", "response_format 'diarized_json' is not compatible with model 'gpt-4o-transcribe'. Use 'json'"),
-            ("whisper-1", &[("temperature", "warm")], "temperature", "invalid_value", "Invalid value for 'temperature': 'warm'."),
-            ("whisper-1", &[("temperature", "1.01")], "temperature", "invalid_value", "Invalid value for 'temperature': '1.01'."),
-            ("whisper-1", &[("temperature", "NaN")], "temperature", "invalid_value", "Invalid value for 'temperature'"),
-            ("whisper-1", &[("timestamp_granularities[]", "word")], "timestamp_granularities", "invalid_value", "Invalid value for 'timestamp_granularities': it needs"),
-            ("whisper-1", &[("timestamp_granularities[]", "line"), ("response_format", "verbose_json")], "timestamp_granularities", "invalid_value", "Invalid value for 'timestamp_granularities': 'line'."),
-            ("whisper-1", &[("include[]", "usage")], "include", "invalid_value", "Invalid value for 'include': 'usage'."),
-            ("whisper-1", &[("include[]", "logprobs"), ("response_format", "srt")], "include", "invalid_value", "Invalid value for 'include': 'logprobs' needs"),
-            ("whisper-1", &[("stream", "maybe")], "stream", "invalid_value", "Invalid value for 'stream': 'maybe'."),
-            ("gpt-4o-transcribe-diarize", &[("prompt", "hello")], "prompt", "unsupported_parameter", "Prompt is not supported for diarization models"),
-            ("gpt-4o-transcribe-diarize", &[("known_speaker_names[]", "Ann")], "known_speaker_names", "unsupported_value", "'known_speaker_names' is not supported"),
-            ("gpt-4o-transcribe-diarize", &[("known_speaker_references[]", "data:audio/wav;base64,AA==")], "known_speaker_references", "unsupported_value", "'known_speaker_references' is not supported"),
-            ("gpt-4o-transcribe", &[("chunking_strategy", "manual")], "chunking_strategy", "invalid_value", "Invalid value for 'chunking_strategy': 'manual'."),
-            ("gpt-4o-transcribe", &[("chunking_strategy[type]", "server_vad"), ("chunking_strategy[threshold]", "2")], "chunking_strategy", "invalid_value", "Invalid value for 'chunking_strategy': 'threshold'"),
-            ("gpt-4o-transcribe", &[("chunking_strategy", "{\"type\":")], "chunking_strategy", "invalid_value", "Invalid value for 'chunking_strategy': EOF"),
-            ("gpt-4o-transcribe", &[("chunking_strategy[type]", "server_vad"), ("chunking_strategy[silence_duration_ms]", "-1")], "chunking_strategy", "invalid_value", "Invalid value for 'chunking_strategy': 'silence_duration_ms' is '-1'"),
-            ("whisper-1", &[("beam_size", "9")], "beam_size", "invalid_value", "Invalid value for 'beam_size': '9'."),
-            ("whisper-1", &[("beam_size", "2.5")], "beam_size", "invalid_value", "Invalid value for 'beam_size': '2.5'."),
-            ("whisper-1", &[("vad", "perhaps")], "vad", "invalid_value", "Invalid value for 'vad': 'perhaps'."),
-            ("whisper-1", &[("priority", "urgent")], "priority", "invalid_value", "Invalid value for 'priority': 'urgent'."),
-            ("whisper-1", &[("separate_channels", "2")], "separate_channels", "invalid_value", "Invalid value for 'separate_channels': '2'."),
-            ("gpt-transcribe", &[("keywords[]", "[\"a\", 1]")], "keywords", "invalid_value", "Invalid value for 'keywords': not a JSON array"),
+            (
+                "whisper-1",
+                &[("language", "XX")],
+                "language",
+                "invalid_language_format",
+                "Invalid language 'XX'. Language parameter must be specified in ISO-639-1 format.",
+            ),
+            (
+                "whisper-1",
+                &[("language", "auto")],
+                "language",
+                "invalid_language_format",
+                "Invalid language 'auto'.",
+            ),
+            (
+                "whisper-1",
+                &[("language", "zh-tw")],
+                "language",
+                "invalid_language_format",
+                "Invalid language 'zh-tw'.",
+            ),
+            (
+                "whisper-1",
+                &[("language", "japanese")],
+                "language",
+                "invalid_language_format",
+                "Invalid language 'japanese'.",
+            ),
+            (
+                "gpt-transcribe",
+                &[("languages[]", "en"), ("languages[]", "qq")],
+                "languages",
+                "invalid_value",
+                "Invalid value for 'languages': 'qq'.",
+            ),
+            (
+                "gpt-transcribe",
+                &[("language", "fr"), ("languages[]", "en")],
+                "languages",
+                "invalid_value",
+                "Invalid value for 'languages': 'language' is 'fr'",
+            ),
+            (
+                "whisper-1",
+                &[("response_format", "xml")],
+                "response_format",
+                "invalid_value",
+                "Invalid value for 'response_format': 'xml'. Supported values are: 'json'",
+            ),
+            (
+                "gpt-4o-transcribe",
+                &[("response_format", "diarized_json")],
+                "response_format",
+                "unsupported_value",
+                "response_format 'diarized_json' is not compatible with model 'gpt-4o-transcribe'. Use 'json'",
+            ),
+            (
+                "whisper-1",
+                &[("temperature", "warm")],
+                "temperature",
+                "invalid_value",
+                "Invalid value for 'temperature': 'warm'.",
+            ),
+            (
+                "whisper-1",
+                &[("temperature", "1.01")],
+                "temperature",
+                "invalid_value",
+                "Invalid value for 'temperature': '1.01'.",
+            ),
+            (
+                "whisper-1",
+                &[("temperature", "NaN")],
+                "temperature",
+                "invalid_value",
+                "Invalid value for 'temperature'",
+            ),
+            (
+                "whisper-1",
+                &[("timestamp_granularities[]", "word")],
+                "timestamp_granularities",
+                "invalid_value",
+                "Invalid value for 'timestamp_granularities': it needs",
+            ),
+            (
+                "whisper-1",
+                &[
+                    ("timestamp_granularities[]", "line"),
+                    ("response_format", "verbose_json"),
+                ],
+                "timestamp_granularities",
+                "invalid_value",
+                "Invalid value for 'timestamp_granularities': 'line'.",
+            ),
+            (
+                "whisper-1",
+                &[("include[]", "usage")],
+                "include",
+                "invalid_value",
+                "Invalid value for 'include': 'usage'.",
+            ),
+            (
+                "whisper-1",
+                &[("include[]", "logprobs"), ("response_format", "srt")],
+                "include",
+                "invalid_value",
+                "Invalid value for 'include': 'logprobs' needs",
+            ),
+            (
+                "whisper-1",
+                &[("stream", "maybe")],
+                "stream",
+                "invalid_value",
+                "Invalid value for 'stream': 'maybe'.",
+            ),
+            (
+                "gpt-4o-transcribe-diarize",
+                &[("prompt", "hello")],
+                "prompt",
+                "unsupported_parameter",
+                "Prompt is not supported for diarization models",
+            ),
+            (
+                "gpt-4o-transcribe-diarize",
+                &[("known_speaker_names[]", "Ann")],
+                "known_speaker_names",
+                "unsupported_value",
+                "'known_speaker_names' is not supported",
+            ),
+            (
+                "gpt-4o-transcribe-diarize",
+                &[("known_speaker_references[]", "data:audio/wav;base64,AA==")],
+                "known_speaker_references",
+                "unsupported_value",
+                "'known_speaker_references' is not supported",
+            ),
+            (
+                "gpt-4o-transcribe",
+                &[("chunking_strategy", "manual")],
+                "chunking_strategy",
+                "invalid_value",
+                "Invalid value for 'chunking_strategy': 'manual'.",
+            ),
+            (
+                "gpt-4o-transcribe",
+                &[
+                    ("chunking_strategy[type]", "server_vad"),
+                    ("chunking_strategy[threshold]", "2"),
+                ],
+                "chunking_strategy",
+                "invalid_value",
+                "Invalid value for 'chunking_strategy': 'threshold'",
+            ),
+            (
+                "gpt-4o-transcribe",
+                &[("chunking_strategy", "{\"type\":")],
+                "chunking_strategy",
+                "invalid_value",
+                "Invalid value for 'chunking_strategy': EOF",
+            ),
+            (
+                "gpt-4o-transcribe",
+                &[
+                    ("chunking_strategy[type]", "server_vad"),
+                    ("chunking_strategy[silence_duration_ms]", "-1"),
+                ],
+                "chunking_strategy",
+                "invalid_value",
+                "Invalid value for 'chunking_strategy': 'silence_duration_ms' is '-1'",
+            ),
+            (
+                "whisper-1",
+                &[("beam_size", "9")],
+                "beam_size",
+                "invalid_value",
+                "Invalid value for 'beam_size': '9'.",
+            ),
+            (
+                "whisper-1",
+                &[("beam_size", "2.5")],
+                "beam_size",
+                "invalid_value",
+                "Invalid value for 'beam_size': '2.5'.",
+            ),
+            (
+                "whisper-1",
+                &[("vad", "perhaps")],
+                "vad",
+                "invalid_value",
+                "Invalid value for 'vad': 'perhaps'.",
+            ),
+            (
+                "whisper-1",
+                &[("priority", "urgent")],
+                "priority",
+                "invalid_value",
+                "Invalid value for 'priority': 'urgent'.",
+            ),
+            (
+                "whisper-1",
+                &[("separate_channels", "2")],
+                "separate_channels",
+                "invalid_value",
+                "Invalid value for 'separate_channels': '2'.",
+            ),
+            (
+                "gpt-transcribe",
+                &[("keywords[]", "[\"a\", 1]")],
+                "keywords",
+                "invalid_value",
+                "Invalid value for 'keywords': not a JSON array",
+            ),
         ];
         for (model, pairs, param, code, message) in rows {
             let Err(error) = read(&form(pairs), Task::Transcribe, model, true) else {
@@ -512,8 +752,16 @@ mod tests {
                 let wire = error.wire(dialect);
                 assert_eq!(wire.status.as_u16(), 400, "{pairs:?}");
                 assert_eq!(wire.error.r#type, "invalid_request_error");
-                assert_eq!((wire.error.param, wire.error.code), (Some(param), Some(code)), "{pairs:?}");
-                assert!(wire.error.message.starts_with(message), "{} / {message}", wire.error.message);
+                assert_eq!(
+                    (wire.error.param, wire.error.code),
+                    (Some(param), Some(code)),
+                    "{pairs:?}"
+                );
+                assert!(
+                    wire.error.message.starts_with(message),
+                    "{} / {message}",
+                    wire.error.message
+                );
             }
         }
         let mut fields = Fields::default();
@@ -522,8 +770,13 @@ mod tests {
 
     #[test]
     fn empty_values_are_absent() {
-        let pairs: Pairs =
-            &[("language", ""), ("prompt", ""), ("temperature", ""), ("response_format", ""), ("stream", " ")];
+        let pairs: Pairs = &[
+            ("language", ""),
+            ("prompt", ""),
+            ("temperature", ""),
+            ("response_format", ""),
+            ("stream", " "),
+        ];
         let (options, presentation) = options(pairs);
         assert_eq!(options.language, None);
         assert_eq!(options.prompt, None);
@@ -535,9 +788,18 @@ mod tests {
     #[test]
     fn arrays_in_every_spelling() {
         for pairs in [
-            &[("timestamp_granularities[]", "word"), ("timestamp_granularities[]", "segment")] as Pairs,
-            &[("timestamp_granularities", "word"), ("timestamp_granularities", "segment")],
-            &[("timestamp_granularities[0]", "word"), ("timestamp_granularities[1]", "segment")],
+            &[
+                ("timestamp_granularities[]", "word"),
+                ("timestamp_granularities[]", "segment"),
+            ] as Pairs,
+            &[
+                ("timestamp_granularities", "word"),
+                ("timestamp_granularities", "segment"),
+            ],
+            &[
+                ("timestamp_granularities[0]", "word"),
+                ("timestamp_granularities[1]", "segment"),
+            ],
             &[("timestamp_granularities", "[\"word\", \"segment\"]")],
             &[("timestamp_granularities[]", "word, segment")],
         ] {
@@ -548,17 +810,26 @@ mod tests {
         }
         let (_, shown) = options(&[("response_format", "verbose_json")]);
         assert!(shown.segments && !shown.words);
-        let (_, shown) =
-            options(&[("response_format", "verbose_json"), ("timestamp_granularities[]", "word")]);
+        let (_, shown) = options(&[
+            ("response_format", "verbose_json"),
+            ("timestamp_granularities[]", "word"),
+        ]);
         assert!(!shown.segments && shown.words);
-        let (read, _) = options(&[("languages[]", "EN"), ("languages[]", "ja"), ("languages[]", "en")]);
+        let (read, _) = options(&[
+            ("languages[]", "EN"),
+            ("languages[]", "ja"),
+            ("languages[]", "en"),
+        ]);
         assert_eq!(read.candidate_languages, ["en", "ja"]);
     }
 
     #[test]
     fn chunking_strategy_in_its_three_encodings() {
         for pairs in [
-            &[("chunking_strategy", "{\"type\":\"server_vad\",\"prefix_padding_ms\":100,\"silence_duration_ms\":150,\"threshold\":0.3}")] as Pairs,
+            &[(
+                "chunking_strategy",
+                "{\"type\":\"server_vad\",\"prefix_padding_ms\":100,\"silence_duration_ms\":150,\"threshold\":0.3}",
+            )] as Pairs,
             &[
                 ("chunking_strategy[type]", "server_vad"),
                 ("chunking_strategy[prefix_padding_ms]", "100"),
@@ -568,7 +839,10 @@ mod tests {
         ] {
             let (read, _) = options(pairs);
             assert_eq!(read.vad, Some(true));
-            assert_eq!((read.vad_padding_ms, read.vad_min_silence_ms), (Some(100), Some(150)));
+            assert_eq!(
+                (read.vad_padding_ms, read.vad_min_silence_ms),
+                (Some(100), Some(150))
+            );
             assert_eq!(read.vad_threshold, Some(0.3));
         }
         let (read, _) = options(&[("chunking_strategy", "auto")]);
@@ -579,7 +853,11 @@ mod tests {
 
     #[test]
     fn keywords_go_to_the_end_of_the_prompt() {
-        let (read, shown) = options(&[("prompt", "A talk. "), ("keywords[]", "Kyōto"), ("keywords[]", "ggml")]);
+        let (read, shown) = options(&[
+            ("prompt", "A talk. "),
+            ("keywords[]", "Kyōto"),
+            ("keywords[]", "ggml"),
+        ]);
         assert_eq!(read.prompt.as_deref(), Some("A talk. Kyōto, ggml"));
         assert_eq!(shown.prompt_bytes, "A talk. Kyōto, ggml".len());
     }
@@ -599,9 +877,11 @@ mod tests {
     #[test]
     fn whisper_1_streams_unless_the_service_is_imitated() {
         let fields = form(&[("stream", "True")]);
-        for (model, imitate, streams) in
-            [("whisper-1", false, true), ("whisper-1", true, false), ("base", true, true)]
-        {
+        for (model, imitate, streams) in [
+            ("whisper-1", false, true),
+            ("whisper-1", true, false),
+            ("base", true, true),
+        ] {
             let (_, shown) = read(&fields, Task::Transcribe, model, !imitate).unwrap();
             assert_eq!(shown.stream, streams, "{model} {imitate}");
         }

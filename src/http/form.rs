@@ -66,12 +66,17 @@ pub(super) async fn read(
         progress.made();
         parts += 1;
         if parts > MOST_PARTS {
-            return Err(ApiError::Form { detail: format!("more than {MOST_PARTS} parts") });
+            return Err(ApiError::Form {
+                detail: format!("more than {MOST_PARTS} parts"),
+            });
         }
         let name = part.name().unwrap_or_default().to_owned();
         if name == "file" {
             if file.is_some() {
-                return Err(ApiError::invalid("file", "Invalid value for 'file': one file a request."));
+                return Err(ApiError::invalid(
+                    "file",
+                    "Invalid value for 'file': one file a request.",
+                ));
             }
             let file_name = part.file_name().map(str::to_owned);
             let mut spool = Intermediate::new(rules);
@@ -84,7 +89,9 @@ pub(super) async fn read(
             let value = text(&mut part, base, limit, &progress).await?;
             text_bytes += value.len();
             if text_bytes > FORM_TEXT_BYTES {
-                return Err(ApiError::Form { detail: format!("text fields hold more than {FORM_TEXT_BYTES} bytes") });
+                return Err(ApiError::Form {
+                    detail: format!("text fields hold more than {FORM_TEXT_BYTES} bytes"),
+                });
             }
             if base == "model" && deployment.is_none() && !value.trim().is_empty() {
                 check_model(value.trim())?;
@@ -99,26 +106,40 @@ pub(super) async fn read(
 
     let name = match deployment {
         Some(deployment) => deployment,
-        None => fields.single("model").map(str::trim).filter(|name| !name.is_empty()).map_or_else(
-            || Err(missing("model", "you must provide a model parameter")),
-            |name| Ok(name.to_owned()),
-        )?,
+        None => fields
+            .single("model")
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map_or_else(
+                || Err(missing("model", "you must provide a model parameter")),
+                |name| Ok(name.to_owned()),
+            )?,
     };
     let (options, presentation) = fields::read(&fields, task, &name, rules.stream_whisper_1)?;
     let Some((spool, part_name)) = file else {
         return Err(missing("file", "'file' is a required property"));
     };
     let file_name = part_name.or_else(|| fields.single("filename").map(str::to_owned));
-    let file_name = file_name.as_deref().map(base_name).filter(|name| !name.is_empty()).map(str::to_owned);
+    let file_name = file_name
+        .as_deref()
+        .map(base_name)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned);
     let has_extension = file_name.as_deref().is_some_and(|name| {
-        name.rsplit_once('.').is_some_and(|(stem, extension)| !stem.is_empty() && !extension.is_empty())
+        name.rsplit_once('.')
+            .is_some_and(|(stem, extension)| !stem.is_empty() && !extension.is_empty())
     });
     let audio = spool.finish(file_name).await.map_err(|error| ApiError::Audio {
         error,
         family: presentation.family,
         has_extension,
     })?;
-    Ok(TranscriptionRequest { audio, options, presentation, has_extension })
+    Ok(TranscriptionRequest {
+        audio,
+        options,
+        presentation,
+        has_extension,
+    })
 }
 
 fn missing(param: &'static str, message: &str) -> ApiError {
@@ -135,7 +156,11 @@ fn base_name(name: &str) -> &str {
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
-    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
     if let Some(encoding) = text(header::CONTENT_ENCODING)
         && !encoding.eq_ignore_ascii_case("identity")
     {
@@ -144,9 +169,9 @@ fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
     let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
     match multer::parse_boundary(&content_type) {
         Ok(boundary) if !boundary.is_empty() => Ok(boundary),
-        Ok(_) | Err(multer::Error::NoBoundary) => {
-            Err(ApiError::Form { detail: "the Content-Type header names no boundary".to_owned() })
-        }
+        Ok(_) | Err(multer::Error::NoBoundary) => Err(ApiError::Form {
+            detail: "the Content-Type header names no boundary".to_owned(),
+        }),
         Err(_) => Err(ApiError::NotMultipart { found: content_type }),
     }
 }
@@ -179,12 +204,16 @@ fn broken_form(error: multer::Error) -> ApiError {
             Ok(error) => match *error {
                 BodyError::Idle { seconds } => ApiError::BodyIdle { seconds },
                 BodyError::TooLarge { limit, seen } => ApiError::TooLarge { limit, seen },
-                BodyError::Stalled => ApiError::Form { detail: error.to_string() },
-                BodyError::Broken(ref source) => {
-                    ApiError::Form { detail: format!("the body ended early ({source})") }
-                }
+                BodyError::Stalled => ApiError::Form {
+                    detail: error.to_string(),
+                },
+                BodyError::Broken(ref source) => ApiError::Form {
+                    detail: format!("the body ended early ({source})"),
+                },
             },
-            Err(other) => ApiError::Form { detail: other.to_string() },
+            Err(other) => ApiError::Form {
+                detail: other.to_string(),
+            },
         };
     }
     let detail = match error.source() {
@@ -205,7 +234,11 @@ struct Intermediate {
 impl Intermediate {
     fn new(rules: &FormRules) -> Self {
         Self {
-            spool: Some(Spool::new(rules.spool_memory_bytes, rules.limits.bytes, rules.spool_dir.clone())),
+            spool: Some(Spool::new(
+                rules.spool_memory_bytes,
+                rules.limits.bytes,
+                rules.spool_dir.clone(),
+            )),
             memory_left: rules.spool_memory_bytes,
             batch: BytesMut::new(),
         }
@@ -252,15 +285,25 @@ impl Intermediate {
 }
 
 fn spool_failure(error: AudioError) -> ApiError {
-    ApiError::Audio { error, family: super::error::Family::Whisper, has_extension: true }
+    ApiError::Audio {
+        error,
+        family: super::error::Family::Whisper,
+        has_extension: true,
+    }
 }
 
 fn lost_spool() -> ApiError {
-    ApiError::Internal { detail: "the spool was lost".to_owned(), permanent: false }
+    ApiError::Internal {
+        detail: "the spool was lost".to_owned(),
+        permanent: false,
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| ApiError::Internal { detail: format!("spool: {error}"), permanent: false })
+        .map_err(|error| ApiError::Internal {
+            detail: format!("spool: {error}"),
+            permanent: false,
+        })
 }

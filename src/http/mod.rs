@@ -52,6 +52,8 @@ pub struct AppState {
     pub keys: Keys,
     /// Counts answers; none in most tests.
     pub observe: Option<Observer>,
+    /// Longest silence of a stream before a comment keeps it alive.
+    pub keep_alive: std::time::Duration,
 }
 
 impl std::fmt::Debug for AppState {
@@ -64,7 +66,13 @@ impl AppState {
     /// State without an observer.
     pub fn new(jobs: Arc<dyn JobRunner>, config: Arc<Config>) -> Self {
         let keys = Keys::new(&config.server.api_keys);
-        Self { jobs, config, keys, observe: None }
+        Self {
+            jobs,
+            config,
+            keys,
+            observe: None,
+            keep_alive: stream::KEEP_ALIVE,
+        }
     }
 }
 
@@ -104,7 +112,11 @@ fn cors(origins: &[String]) -> CorsLayer {
     let allowed = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::from(Any)
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        )
     };
     CorsLayer::new()
         .allow_origin(allowed)

@@ -19,7 +19,9 @@ pub(super) const PATHS: [&str; 3] = ["/v1/models", "/openai/v1/models", "/openai
 pub(super) fn routes() -> Router<AppState> {
     let router = Router::new().route("/openai/deployments", get(deployments));
     PATHS.iter().fold(router, |router, path| {
-        router.route(path, get(list_models)).route(&format!("{path}/{{*id}}"), get(retrieve_model))
+        router
+            .route(path, get(list_models))
+            .route(&format!("{path}/{{*id}}"), get(retrieve_model))
     })
 }
 
@@ -130,14 +132,21 @@ async fn list_models(State(app): State<AppState>, Extension(context): Extension<
 
 /// Every model that can be asked for now.
 pub(super) fn list(app: &AppState, dialect: Dialect) -> Response {
-    Json(ModelList { object: "list", data: all(app, dialect) }).into_response()
+    Json(ModelList {
+        object: "list",
+        data: all(app, dialect),
+    })
+    .into_response()
 }
 
 fn all(app: &AppState, dialect: Dialect) -> Vec<Model> {
     let known = app.jobs.models();
     let usable = |info: &&ModelInfo| info.installed || info.deployment || info.default;
-    let mut models: Vec<Model> =
-        known.iter().filter(usable).map(|info| model(info.id.clone(), info.created, dialect)).collect();
+    let mut models: Vec<Model> = known
+        .iter()
+        .filter(usable)
+        .map(|info| model(info.id.clone(), info.created, dialect))
+        .collect();
     if !models.iter().any(|model| model.id == WHISPER_1) && app.jobs.resolve(WHISPER_1).is_ok() {
         models.push(model(WHISPER_1.to_owned(), WHISPER_1_CREATED, dialect));
     }
@@ -158,7 +167,13 @@ fn model(id: String, created: i64, dialect: Dialect) -> Model {
             embeddings: false,
         },
     });
-    Model { id, object: "model", created, owned_by: "local", azure }
+    Model {
+        id,
+        object: "model",
+        created,
+        owned_by: "local",
+        azure,
+    }
 }
 
 /// The id may hold slashes, raw (Python 1.109) or as `%2F`; the router decodes once.
@@ -167,10 +182,14 @@ async fn retrieve_model(
     Extension(context): Extension<RequestContext>,
     uri: axum::http::Uri,
 ) -> Result<Json<Model>, ApiError> {
-    let prefix = PATHS.iter().find(|prefix| uri.path().starts_with(&format!("{prefix}/")));
+    let prefix = PATHS
+        .iter()
+        .find(|prefix| uri.path().starts_with(&format!("{prefix}/")));
     let raw = prefix.map_or("", |prefix| &uri.path()[prefix.len() + 1..]);
     let name = decode(raw);
-    let found = all(&app, context.dialect).into_iter().find(|model| model.id == name);
+    let found = all(&app, context.dialect)
+        .into_iter()
+        .find(|model| model.id == name);
     if let Some(found) = found {
         return Ok(Json(found));
     }
@@ -183,7 +202,10 @@ async fn retrieve_model(
 }
 
 async fn deployments(State(app): State<AppState>) -> Json<DeploymentList> {
-    Json(DeploymentList { object: "list", data: all_deployments(&app) })
+    Json(DeploymentList {
+        object: "list",
+        data: all_deployments(&app),
+    })
 }
 
 fn all_deployments(app: &AppState) -> Vec<Deployment> {
@@ -199,15 +221,22 @@ fn all_deployments(app: &AppState) -> Vec<Deployment> {
             status: "succeeded",
             created_at: info.created,
             updated_at: info.created,
-            scale_settings: ScaleSettings { scale_type: "standard" },
+            scale_settings: ScaleSettings {
+                scale_type: "standard",
+            },
         })
         .collect()
 }
 
 /// `GET /openai/deployments/{id}`
 pub(super) fn deployment(app: &AppState, name: &str) -> Result<Response, ApiError> {
-    match all_deployments(app).into_iter().find(|deployment| deployment.id == name) {
+    match all_deployments(app)
+        .into_iter()
+        .find(|deployment| deployment.id == name)
+    {
         Some(found) => Ok(Json(found).into_response()),
-        None => Err(ApiError::UnknownModel { name: name.to_owned() }),
+        None => Err(ApiError::UnknownModel {
+            name: name.to_owned(),
+        }),
     }
 }

@@ -2,7 +2,9 @@
 
 use axum::routing::get;
 use axum::{Json, Router};
-use utoipa::openapi::path::{HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{
@@ -24,7 +26,10 @@ pub(super) fn routes() -> Router<AppState> {
 
 /// The form of a request. Arrays may be written `name[]`, `name`, `name[0]`, or as one JSON array.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the form; `form` and `fields` read it part by part")]
+#[allow(
+    dead_code,
+    reason = "describes the form; `form` and `fields` read it part by part"
+)]
 struct TranscriptionForm {
     /// The recording.
     #[schema(value_type = String, format = Binary)]
@@ -159,34 +164,74 @@ pub fn document() -> OpenApi {
         add(path, HttpMethod::Post, recording(path, task, false));
     }
     for (path, task) in [
-        ("/openai/deployments/{deployment}/audio/transcriptions", Task::Transcribe),
-        ("/openai/deployments/{deployment}/audio/translations", Task::Translate),
+        (
+            "/openai/deployments/{deployment}/audio/transcriptions",
+            Task::Transcribe,
+        ),
+        (
+            "/openai/deployments/{deployment}/audio/translations",
+            Task::Translate,
+        ),
     ] {
         add(path, HttpMethod::Post, recording(path, task, true));
     }
     for path in models::PATHS {
-        add(path, HttpMethod::Get, reading(path, "List models", "ModelList", &[]));
+        add(
+            path,
+            HttpMethod::Get,
+            reading(path, "List models", "ModelList", &[]),
+        );
         let one = format!("{path}/{{id}}");
-        add(&one, HttpMethod::Get, reading(&one, "Describe one model", "Model", &["id"]));
+        add(
+            &one,
+            HttpMethod::Get,
+            reading(&one, "Describe one model", "Model", &["id"]),
+        );
     }
     let deployments = "/openai/deployments";
-    add(deployments, HttpMethod::Get, reading(deployments, "List deployments", "DeploymentList", &[]));
+    add(
+        deployments,
+        HttpMethod::Get,
+        reading(deployments, "List deployments", "DeploymentList", &[]),
+    );
     let one = "/openai/deployments/{deployment}";
-    add(one, HttpMethod::Get, reading(one, "Describe one deployment", "Deployment", &["deployment"]));
+    add(
+        one,
+        HttpMethod::Get,
+        reading(one, "Describe one deployment", "Deployment", &["deployment"]),
+    );
     let alias = "/openai/deployments/{deployment}/models";
-    add(alias, HttpMethod::Get, reading(alias, "List models", "ModelList", &["deployment"]));
+    add(
+        alias,
+        HttpMethod::Get,
+        reading(alias, "List models", "ModelList", &["deployment"]),
+    );
     api
 }
 
 fn text(name: &str, place: ParameterIn) -> Parameter {
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
-    let schema = ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).min_length(Some(1));
-    ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(Some(schema)).build()
+    let required = if place == ParameterIn::Path {
+        Required::True
+    } else {
+        Required::False
+    };
+    let schema = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::String))
+        .min_length(Some(1));
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(required)
+        .schema(Some(schema))
+        .build()
 }
 
 /// What every route has: an id, parameters, keys, errors.
 fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) -> OperationBuilder {
-    let id: Vec<&str> = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|s| !s.is_empty()).collect();
+    let id: Vec<&str> = path
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|s| !s.is_empty())
+        .collect();
     let mut operation = OperationBuilder::new()
         .operation_id(Some(format!("{method}_{}", id.join("_"))))
         .summary(Some(summary))
@@ -202,7 +247,10 @@ fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) 
         operation = operation.parameter(text("api-version", ParameterIn::Query));
     }
     for (status, description) in [
-        ("400", "A field or the recording is wrong, or the `api-version` is unknown"),
+        (
+            "400",
+            "A field or the recording is wrong, or the `api-version` is unknown",
+        ),
         ("401", "No key, or a wrong one"),
         ("404", "Unknown path, `api-version`, deployment or model"),
         ("405", "Another method is meant"),
@@ -217,7 +265,12 @@ fn error(description: &str) -> Response {
     ResponseBuilder::new()
         .description(description)
         .header("x-request-id", HeaderBuilder::new().build())
-        .content("application/json", ContentBuilder::new().schema(Some(schema_ref("ErrorBody"))).build())
+        .content(
+            "application/json",
+            ContentBuilder::new()
+                .schema(Some(schema_ref("ErrorBody")))
+                .build(),
+        )
         .build()
 }
 
@@ -226,30 +279,53 @@ fn schema_ref(name: &str) -> RefOr<Schema> {
 }
 
 fn reading(path: &str, summary: &str, schema: &str, path_parameters: &[&str]) -> Operation {
-    let found = ResponseBuilder::new()
-        .description("Found")
-        .content("application/json", ContentBuilder::new().schema(Some(schema_ref(schema))).build());
-    operation(path, "get", summary, path_parameters).tag("models").response("200", found.build()).build()
+    let found = ResponseBuilder::new().description("Found").content(
+        "application/json",
+        ContentBuilder::new().schema(Some(schema_ref(schema))).build(),
+    );
+    operation(path, "get", summary, path_parameters)
+        .tag("models")
+        .response("200", found.build())
+        .build()
 }
 
 fn recording(path: &str, task: Task, deployment: bool) -> Operation {
     let (summary, tag) = match task {
-        Task::Transcribe => ("Write down what is said, in the language spoken", "transcriptions"),
+        Task::Transcribe => (
+            "Write down what is said, in the language spoken",
+            "transcriptions",
+        ),
         Task::Translate => ("Write down what is said, in English", "translations"),
     };
-    let plain = || ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).build();
+    let plain = || {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .build()
+    };
     let either = utoipa::openapi::schema::AnyOfBuilder::new()
         .item(schema_ref("Transcription"))
         .item(schema_ref("VerboseTranscription"));
     let done = ResponseBuilder::new()
         .description("The transcript, in the form that `response_format` and `stream` ask for")
         .header("x-request-id", HeaderBuilder::new().build())
-        .content("application/json", ContentBuilder::new().schema(Some(Schema::AnyOf(either.build()))).build())
+        .content(
+            "application/json",
+            ContentBuilder::new()
+                .schema(Some(Schema::AnyOf(either.build())))
+                .build(),
+        )
         .content("text/plain", ContentBuilder::new().schema(Some(plain())).build())
-        .content("text/event-stream", ContentBuilder::new().schema(Some(plain())).build());
-    let form = ContentBuilder::new().schema(Some(schema_ref("TranscriptionForm"))).build();
-    let body =
-        RequestBodyBuilder::new().content("multipart/form-data", form).required(Some(Required::True)).build();
+        .content(
+            "text/event-stream",
+            ContentBuilder::new().schema(Some(plain())).build(),
+        );
+    let form = ContentBuilder::new()
+        .schema(Some(schema_ref("TranscriptionForm")))
+        .build();
+    let body = RequestBodyBuilder::new()
+        .content("multipart/form-data", form)
+        .required(Some(Required::True))
+        .build();
     let parameters: &[&str] = if deployment { &["deployment"] } else { &[] };
     let mut operation = operation(path, "post", summary, parameters)
         .tag(tag)
@@ -259,7 +335,10 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
         ("408", "The body stopped coming"),
         ("413", "The body is too large"),
         ("415", "The body is no multipart form"),
-        ("429", "Every place is taken; `retry-after` says when to come back"),
+        (
+            "429",
+            "Every place is taken; `retry-after` says when to come back",
+        ),
         ("503", "No model can be had now"),
     ] {
         operation = operation.response(status, error(description));
@@ -279,9 +358,14 @@ mod tests {
     #[test]
     fn the_form_described_is_the_form_read() {
         let api = serde_json::to_value(document()).unwrap();
-        let described = api["components"]["schemas"]["TranscriptionForm"]["properties"].as_object().unwrap();
-        let mut described: Vec<&str> =
-            described.keys().map(|name| name.trim_end_matches("[]")).filter(|name| *name != "file").collect();
+        let described = api["components"]["schemas"]["TranscriptionForm"]["properties"]
+            .as_object()
+            .unwrap();
+        let mut described: Vec<&str> = described
+            .keys()
+            .map(|name| name.trim_end_matches("[]"))
+            .filter(|name| *name != "file")
+            .collect();
         let mut read: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
         described.sort_unstable();
         read.sort_unstable();

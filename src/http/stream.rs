@@ -24,7 +24,7 @@ use crate::transcript::{Segment, Transcript};
 
 /// Silence after which a comment goes out, so that no proxy takes the connection for dead. Also how long a
 /// failure may take to become an ordinary HTTP error.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Everything a stream needs beside the job.
 #[derive(Debug)]
@@ -32,12 +32,21 @@ pub(super) struct StreamTerms {
     pub(super) shown: Presentation,
     pub(super) dialect: Dialect,
     pub(super) has_extension: bool,
+    pub(super) keep_alive: Duration,
 }
 
 /// Waits for the job's first word, so that an early failure keeps its status, and streams from there.
 pub(super) async fn response(mut job: JobHandle, terms: StreamTerms) -> Result<Response, ApiError> {
-    let first = timeout(KEEP_ALIVE, job.events.recv()).await;
-    let mut live = Live { job, text: Deltas::new(terms.shown.format), terms, queue: VecDeque::new(), ended: false };
+    let first = timeout(terms.keep_alive, job.events.recv()).await;
+    let mut live = Live {
+        job,
+        text: Deltas::new(terms.shown.format),
+        terms,
+        segments: 0,
+        queue: VecDeque::new(),
+        ended: false,
+        span: tracing::Span::current(),
+    };
     match first {
         Err(_) => live.queue.push_back(Bytes::from_static(b": waiting\n\n")),
         Ok(Some(Ok(event))) => live.take(event),
@@ -58,7 +67,10 @@ pub(super) async fn response(mut job: JobHandle, terms: StreamTerms) -> Result<R
 
 /// A job that ended without saying how.
 pub(super) fn no_result() -> ApiError {
-    ApiError::Internal { detail: "the job ended without a result".to_owned(), permanent: false }
+    ApiError::Internal {
+        detail: "the job ended without a result".to_owned(),
+        permanent: false,
+    }
 }
 
 /// A stream in progress. Dropped when the client leaves, which cancels the job.
@@ -66,8 +78,10 @@ struct Live {
     job: JobHandle,
     text: Deltas,
     terms: StreamTerms,
+    segments: usize,
     queue: VecDeque<Bytes>,
     ended: bool,
+    span: tracing::Span,
 }
 
 impl Live {
@@ -79,7 +93,7 @@ impl Live {
             if self.ended {
                 return None;
             }
-            match timeout(KEEP_ALIVE, self.job.events.recv()).await {
+            match timeout(self.terms.keep_alive, self.job.events.recv()).await {
                 Err(_) => return Some(Bytes::from_static(b": waiting\n\n")),
                 Ok(Some(Ok(event))) => self.take(event),
                 Ok(Some(Err(error))) => {
@@ -97,28 +111,30 @@ impl Live {
 
     fn take(&mut self, event: JobEvent) {
         match event {
-            JobEvent::Segments(segments) => {
-                for segment in &segments {
-                    let delta = self.text.add(segment);
-                    self.delta(delta, std::slice::from_ref(segment));
-                }
-            }
+            JobEvent::Segments(segments) => segments.iter().for_each(|segment| self.segment(segment)),
             JobEvent::Finished(transcript) => self.finish(&transcript),
         }
     }
 
-    fn delta(&mut self, delta: String, segments: &[Segment]) {
-        let logprobs = self.terms.shown.logprobs.then(|| render::logprobs(segments));
-        if delta.is_empty() && logprobs.as_ref().is_none_or(Vec::is_empty) {
-            return;
+    fn segment(&mut self, segment: &Segment) {
+        self.segments += 1;
+        let delta = self.text.add(segment);
+        let logprobs = self.terms.shown.logprobs.then(|| render::logprobs([segment]));
+        if !delta.is_empty() || logprobs.as_ref().is_some_and(|list| !list.is_empty()) {
+            self.send(&StreamEvent::Delta { delta, logprobs });
         }
-        self.send(&StreamEvent::Delta { delta, logprobs });
     }
 
     fn finish(&mut self, transcript: &Transcript) {
+        for segment in transcript.segments.iter().skip(self.segments) {
+            self.segment(segment);
+        }
         let rest = self.text.close(transcript);
         if !rest.is_empty() {
-            self.send(&StreamEvent::Delta { delta: rest, logprobs: None });
+            self.send(&StreamEvent::Delta {
+                delta: rest,
+                logprobs: None,
+            });
         }
         let shown = &self.terms.shown;
         let done = StreamEvent::Done {
@@ -130,13 +146,14 @@ impl Live {
                 .then(|| Box::new(render::verbose(transcript, shown))),
         };
         self.send(&done);
+        self.span.in_scope(|| tracing::info!("stream finished"));
         self.queue.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
         self.ended = true;
     }
 
     fn fail(&mut self, error: &ApiError) {
         if let Some(detail) = error.detail() {
-            tracing::error!(%detail, "a stream failed");
+            self.span.in_scope(|| tracing::error!(%detail, "a stream failed"));
         }
         let error = error.wire(self.terms.dialect).error;
         self.send(&ErrorBody { error });
@@ -165,8 +182,17 @@ struct Deltas {
 
 impl Deltas {
     fn new(format: ResponseFormat) -> Self {
-        let held = if format == ResponseFormat::Vtt { render::vtt_start().to_owned() } else { String::new() };
-        Self { format, cues: 0, held, sent: String::new() }
+        let held = if format == ResponseFormat::Vtt {
+            render::vtt_start().to_owned()
+        } else {
+            String::new()
+        };
+        Self {
+            format,
+            cues: 0,
+            held,
+            sent: String::new(),
+        }
     }
 
     fn add(&mut self, segment: &Segment) -> String {
@@ -209,7 +235,11 @@ impl Deltas {
             ResponseFormat::Vtt => std::mem::take(&mut self.held),
             ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
                 // Never contradict what the client has shown: text that does not follow on is not sent.
-                transcript.text().strip_prefix(self.sent.as_str()).unwrap_or_default().to_owned()
+                transcript
+                    .text()
+                    .strip_prefix(self.sent.as_str())
+                    .unwrap_or_default()
+                    .to_owned()
             }
         };
         self.sent.push_str(&rest);

@@ -32,11 +32,10 @@ pub(super) fn routes() -> Router<AppState> {
     let router = Router::new().route("/openai/deployments/{*rest}", any(deployment));
     PATHS.iter().fold(router, |router, (path, task)| {
         let task = *task;
-        let handler = move |State(app): State<AppState>,
-                            Extension(context): Extension<RequestContext>,
-                            request: Request| async move {
-            serve(&app, &context, task, None, request).await
-        };
+        let handler =
+            move |State(app): State<AppState>,
+                  Extension(context): Extension<RequestContext>,
+                  request: Request| async move { serve(&app, &context, task, None, request).await };
         router.route(path, post(handler))
     })
 }
@@ -49,7 +48,10 @@ async fn deployment(
     uri: Uri,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let rest = uri.path().strip_prefix("/openai/deployments/").unwrap_or_default();
+    let rest = uri
+        .path()
+        .strip_prefix("/openai/deployments/")
+        .unwrap_or_default();
     let path = DeploymentPath::parse(rest);
     let (allowed, ok) = match path {
         DeploymentPath::Models | DeploymentPath::Deployment(_) => {
@@ -58,17 +60,31 @@ async fn deployment(
         _ => ("POST", method == Method::POST),
     };
     if !ok {
-        let error = ApiError::MethodNotAllowed { request: format!("{method} {}", uri.path()) };
+        let error = ApiError::MethodNotAllowed {
+            request: format!("{method} {}", uri.path()),
+        };
         return Ok(([("allow", allowed)], error).into_response());
     }
     match path {
-        DeploymentPath::Transcriptions(name) => serve(&app, &context, Task::Transcribe, Some(name), request).await,
-        DeploymentPath::Translations(name) => serve(&app, &context, Task::Translate, Some(name), request).await,
+        DeploymentPath::Transcriptions(name) => {
+            serve(&app, &context, Task::Transcribe, Some(name), request).await
+        }
+        DeploymentPath::Translations(name) => {
+            serve(&app, &context, Task::Translate, Some(name), request).await
+        }
         DeploymentPath::Models => Ok(models::list(&app, context.dialect)),
         DeploymentPath::Deployment(name) => models::deployment(&app, &name),
-        DeploymentPath::Foreign { deployment, operation } => {
-            app.jobs.resolve(&deployment).map_err(|error| ApiError::from_job(error, Family::Whisper, true))?;
-            Err(ApiError::ForeignOperation { operation, deployment })
+        DeploymentPath::Foreign {
+            deployment,
+            operation,
+        } => {
+            app.jobs
+                .resolve(&deployment)
+                .map_err(|error| ApiError::from_job(error, Family::Whisper, true))?;
+            Err(ApiError::ForeignOperation {
+                operation,
+                deployment,
+            })
         }
     }
 }
@@ -88,7 +104,10 @@ async fn serve(
     let server = &app.config.server;
     let limit = server.max_file_size_mb.saturating_mul(1 << 20);
     if let Some(announced) = context.content_length.filter(|bytes| *bytes > limit) {
-        return Err(ApiError::TooLarge { limit, seen: announced });
+        return Err(ApiError::TooLarge {
+            limit,
+            seen: announced,
+        });
     }
     let resolve = |name: &str| match app.jobs.resolve(name) {
         Ok(_) => Ok(()),
@@ -100,22 +119,41 @@ async fn serve(
     let ticket = app.jobs.admit().map_err(ApiError::Busy)?;
 
     let rules = FormRules {
-        limits: BodyLimits { bytes: limit, idle: Duration::from_secs(server.body_idle_timeout_seconds.max(1)) },
+        limits: BodyLimits {
+            bytes: limit,
+            idle: Duration::from_secs(server.body_idle_timeout_seconds.max(1)),
+        },
         spool_memory_bytes: app.config.audio.spool_memory_mb << 20,
         spool_dir: app.config.audio.spool_dir.clone(),
         stream_whisper_1: server.stream_whisper_1,
     };
     let (parts, body) = request.into_parts();
     let form = form::read(&rules, &parts.headers, body, task, deployment, resolve).await?;
-    let TranscriptionRequest { audio, options, presentation: shown, has_extension } = form;
+    let TranscriptionRequest {
+        audio,
+        options,
+        presentation: shown,
+        has_extension,
+    } = form;
     tracing::debug!(bytes = audio.len(), format = ?shown.format, stream = shown.stream, "upload complete");
 
     let job = app.jobs.start(audio, options, ticket);
     if shown.stream {
-        let dialect = context.dialect;
-        return stream::response(job, stream::StreamTerms { shown, dialect, has_extension }).await;
+        let (dialect, keep_alive) = (context.dialect, app.keep_alive);
+        return stream::response(
+            job,
+            stream::StreamTerms {
+                shown,
+                dialect,
+                has_extension,
+                keep_alive,
+            },
+        )
+        .await;
     }
-    finished(job, shown.family, has_extension).await.and_then(|transcript| render::response(&transcript, &shown))
+    finished(job, shown.family, has_extension)
+        .await
+        .and_then(|transcript| render::response(&transcript, &shown))
 }
 
 async fn finished(

@@ -1,5 +1,7 @@
 //! JSON bodies and stream events, keys in the order the service writes them.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -32,6 +34,7 @@ pub enum Usage {
 
 /// The parts of `input_tokens`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[allow(clippy::struct_field_names, reason = "the service's names")]
 pub struct InputTokens {
     /// Estimated from the prompt's length.
     pub text_tokens: u64,
@@ -178,7 +181,11 @@ pub enum StreamEvent {
 /// A number every client can parse: an f32 widened, as the service sends them; NaN and infinities, which JSON
 /// cannot hold, become 0 and the largest f32.
 fn number(value: f32) -> f64 {
-    if value.is_nan() { 0.0 } else { f64::from(value.clamp(f32::MIN, f32::MAX)) }
+    if value.is_nan() {
+        0.0
+    } else {
+        f64::from(value.clamp(f32::MIN, f32::MAX))
+    }
 }
 
 /// `usage`; translations have none.
@@ -188,16 +195,25 @@ pub(crate) fn usage(transcript: &Transcript, shown: &Presentation) -> Option<Usa
     }
     let duration = number(transcript.duration).max(0.0);
     Some(match shown.family {
-        Family::Whisper | Family::GptTranscribe => Usage::Duration { seconds: duration.ceil() as u64 },
+        Family::Whisper | Family::GptTranscribe => Usage::Duration {
+            seconds: duration.ceil() as u64,
+        },
         Family::Gpt4o | Family::Diarize => {
             let audio_tokens = (duration * 10.0).floor() as u64;
             let text_tokens = (shown.prompt_bytes as u64).div_ceil(4);
-            let output_tokens = transcript.segments.iter().map(|segment| segment.logprobs.len() as u64).sum();
+            let output_tokens = transcript
+                .segments
+                .iter()
+                .map(|segment| segment.logprobs.len() as u64)
+                .sum();
             let input_tokens = audio_tokens + text_tokens;
             Usage::Tokens {
                 total_tokens: input_tokens + output_tokens,
                 input_tokens,
-                input_token_details: InputTokens { text_tokens, audio_tokens },
+                input_token_details: InputTokens {
+                    text_tokens,
+                    audio_tokens,
+                },
                 output_tokens,
             }
         }
@@ -206,7 +222,11 @@ pub(crate) fn usage(transcript: &Transcript, shown: &Presentation) -> Option<Usa
 
 /// Log probabilities of one or more segments.
 pub(crate) fn logprobs<'a>(segments: impl IntoIterator<Item = &'a Segment>) -> Vec<Logprob> {
-    segments.into_iter().flat_map(|segment| &segment.logprobs).map(logprob).collect()
+    segments
+        .into_iter()
+        .flat_map(|segment| &segment.logprobs)
+        .map(logprob)
+        .collect()
 }
 
 fn logprob(token: &TokenLogprob) -> Logprob {
@@ -214,10 +234,14 @@ fn logprob(token: &TokenLogprob) -> Logprob {
     for chunk in token.bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
-    Logprob { token: text, logprob: number(token.logprob), bytes: token.bytes.clone() }
+    Logprob {
+        token: text,
+        logprob: number(token.logprob),
+        bytes: token.bytes.clone(),
+    }
 }
 
 /// `languages`, which only `gpt-transcribe` has.
@@ -251,7 +275,9 @@ pub(crate) fn verbose(transcript: &Transcript, shown: &Presentation) -> VerboseT
         language,
         duration: number(transcript.duration),
         text: transcript.text(),
-        segments: shown.segments.then(|| transcript.segments.iter().map(segment).collect()),
+        segments: shown
+            .segments
+            .then(|| transcript.segments.iter().map(segment).collect()),
         words: shown.words.then(|| {
             let words = transcript.segments.iter().flat_map(|segment| &segment.words);
             words

@@ -3,9 +3,7 @@
 mod json;
 mod subtitles;
 
-pub use json::{
-    LanguageCode, Logprob, StreamEvent, Transcription, Usage, VerboseSegment, VerboseTranscription, VerboseWord,
-};
+pub(super) use json::{StreamEvent, Transcription, VerboseTranscription};
 pub(super) use json::{heard, logprobs, transcription, usage, verbose};
 pub(super) use subtitles::{srt_cue, srt_end, vtt_cue, vtt_start};
 
@@ -40,7 +38,10 @@ pub fn rendered(transcript: &Transcript, shown: &Presentation) -> Result<Vec<u8>
 /// Content type and bytes.
 fn body(transcript: &Transcript, shown: &Presentation) -> Result<(&'static str, Vec<u8>), ApiError> {
     let json = |written: serde_json::Result<Vec<u8>>| {
-        written.map_err(|error| ApiError::Internal { detail: format!("render: {error}"), permanent: true })
+        written.map_err(|error| ApiError::Internal {
+            detail: format!("render: {error}"),
+            permanent: true,
+        })
     };
     Ok(match shown.format {
         ResponseFormat::Json => (JSON, json(serde_json::to_vec(&transcription(transcript, shown)))?),
@@ -48,7 +49,10 @@ fn body(transcript: &Transcript, shown: &Presentation) -> Result<(&'static str, 
         ResponseFormat::Text => (PLAIN, format!("{}\n", transcript.text()).into_bytes()),
         ResponseFormat::Srt => {
             let mut out = String::new();
-            let spoken = transcript.segments.iter().filter(|segment| !segment.text.trim().is_empty());
+            let spoken = transcript
+                .segments
+                .iter()
+                .filter(|segment| !segment.text.trim().is_empty());
             for (index, segment) in spoken.enumerate() {
                 srt_cue(&mut out, index + 1, segment);
             }
@@ -57,7 +61,11 @@ fn body(transcript: &Transcript, shown: &Presentation) -> Result<(&'static str, 
         }
         ResponseFormat::Vtt => {
             let mut out = vtt_start().to_owned();
-            for segment in transcript.segments.iter().filter(|segment| !segment.text.trim().is_empty()) {
+            for segment in transcript
+                .segments
+                .iter()
+                .filter(|segment| !segment.text.trim().is_empty())
+            {
                 vtt_cue(&mut out, segment);
             }
             (PLAIN, out.into_bytes())

@@ -7,7 +7,11 @@ use crate::transcript::Segment;
 /// Adds one SubRip cue; `number` counts from 1.
 pub(crate) fn srt_cue(out: &mut String, number: usize, segment: &Segment) {
     let (start, end) = (time(segment.start, ','), time(segment.end, ','));
-    let _ = write!(out, "{number}\n{start} --> {end}\n{}\n\n", cue_text(&segment.text));
+    let _ = write!(
+        out,
+        "{number}\n{start} --> {end}\n{}\n\n",
+        cue_text(&segment.text)
+    );
 }
 
 /// The line end with which the service closes a SubRip body.
@@ -31,7 +35,11 @@ fn time(seconds: f32, decimal: char) -> String {
     let milliseconds = (f64::from(seconds).max(0.0) * 1000.0).round() as u64;
     let (hours, rest) = (milliseconds / 3_600_000, milliseconds % 3_600_000);
     let (minutes, rest) = (rest / 60_000, rest % 60_000);
-    format!("{hours:02}:{minutes:02}:{:02}{decimal}{:03}", rest / 1000, rest % 1000)
+    format!(
+        "{hours:02}:{minutes:02}:{:02}{decimal}{:03}",
+        rest / 1000,
+        rest % 1000
+    )
 }
 
 /// Text without what would end a cue early: arrows (as openai-whisper's writer does) and line ends.
