@@ -104,7 +104,9 @@ impl App {
     ///
     /// When the listener breaks.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        let state = AppState::new(Arc::new(self.jobs.clone()), self.config.clone());
+        let mut state = AppState::new(Arc::new(self.jobs.clone()), self.config.clone());
+        let status = self.status.clone();
+        state.observe = Some(Arc::new(move |outcome: &http::Outcome| status.answered(outcome.status.as_u16())));
         let diagnostics = http::diagnostics::router(self.status.clone());
         let router = http::router_with(state, diagnostics);
         let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);

@@ -34,6 +34,18 @@ impl Gauge {
     }
 }
 
+impl Metrics {
+    /// Counts an answer by its status.
+    pub fn answered(&self, status: u16) {
+        let class = match status {
+            0..300 => 0,
+            300..500 => 1,
+            _ => 2,
+        };
+        self.answers[class].add(1);
+    }
+}
+
 /// Everything counted. Durations are in microseconds inside, seconds outside.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -47,6 +59,8 @@ pub struct Metrics {
     pub failed: Counter,
     /// Requests whose client left.
     pub cancelled: Counter,
+    /// Answers by class of status: below 300, below 500, the rest; diagnostic routes included.
+    pub answers: [Counter; 3],
     /// Requests in service now, waiting ones included.
     pub in_flight: Gauge,
     /// Windows waiting for a core now.

@@ -82,6 +82,8 @@ pub struct HealthEngine {
 pub struct Stats {
     /// Requests by outcome.
     pub requests: RequestStats,
+    /// Answers of every route by class of status.
+    pub answers: AnswerStats,
     /// Seconds of audio in finished requests.
     pub audio_seconds: f64,
     /// Seconds of audio that reached the model.
@@ -119,6 +121,17 @@ pub struct RequestStats {
     pub cancelled: u64,
     /// In service or waiting now.
     pub in_flight: i64,
+}
+
+/// Answers by class of status.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswerStats {
+    /// 2xx.
+    pub ok: u64,
+    /// 4xx: wrong keys, bad fields, unknown paths.
+    pub client_errors: u64,
+    /// 5xx.
+    pub server_errors: u64,
 }
 
 /// What waits and runs now.
@@ -172,6 +185,11 @@ impl Status {
             began: Instant::now(),
             facts: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        self.metrics.answered(status);
     }
 
     /// The effective settings.
@@ -245,6 +263,11 @@ impl Status {
         };
         Stats {
             requests,
+            answers: AnswerStats {
+                ok: m.answers[0].value(),
+                client_errors: m.answers[1].value(),
+                server_errors: m.answers[2].value(),
+            },
             audio_seconds: audio,
             speech_seconds: seconds(m.speech_us.value()),
             inference_seconds: seconds(m.inference_us.value()),

@@ -18,6 +18,10 @@ use crate::transcript::WindowTranscript;
 /// Error lines kept to explain a death.
 const LOG_LINES: usize = 20;
 
+/// How threads wait at barriers; libgomp reads this when the process starts. Spinning threads make a busy machine
+/// tens of times slower (docs/performance.md). A user's own setting wins.
+const THREAD_WAITING: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("OMP_DYNAMIC", "false")];
+
 /// Drivers that start up, and shader caches, may take this long.
 const DEVICE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -233,12 +237,13 @@ fn spawn(launcher: &Launcher) -> Result<Child, EngineError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        // libgomp reads these when the process starts. Spinning threads make a busy machine tens of times slower.
-        .env("OMP_WAIT_POLICY", "passive")
-        .env("GOMP_SPINCOUNT", "0")
-        .env("OMP_DYNAMIC", "false")
         // No debugger is started when ggml aborts.
         .env("GGML_NO_BACKTRACE", "1");
+    for (name, value) in THREAD_WAITING {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
     for (name, value) in &launcher.environment {
         command.env(name, value);
     }
