@@ -1281,6 +1281,27 @@ async fn the_description_is_served_without_a_key() {
 }
 
 #[tokio::test]
+async fn every_path_described_is_served() {
+    let server = plain();
+    let api = server.get("/openapi.json").await.json();
+    let mut served = 0;
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            // Diagnostics are the application's routes, not this router's.
+            if operation["tags"][0] == "diagnostics" {
+                continue;
+            }
+            let filled = path.replace("{deployment}", "my-whisper").replace("{id}", "base");
+            let mut request = upload(&filled, &[MODEL]);
+            *request.method_mut() = method.to_uppercase().parse().unwrap();
+            assert_eq!(server.send(request).await.status, 200, "{method} {path}");
+            served += 1;
+        }
+    }
+    assert!(served >= 17, "{served}");
+}
+
+#[tokio::test]
 async fn browsers_may_call() {
     let preflight = || {
         Request::options(A)
