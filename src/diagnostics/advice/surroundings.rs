@@ -218,6 +218,7 @@ pub(super) fn memory(found: &mut Findings<'_>) {
         "failed to allocate",
         "outofdevicememory",
         "ggml_assert(buffer)",
+        "of memory free, the model needs",
     ];
     let Some(line) = found.engine.said(&words) else {
         return;

@@ -1,0 +1,394 @@
+//! The GPU, end to end: `cargo test --test gpu_test --features vulkan` (or `cuda`).
+//!
+//! On a machine without a GPU a Vulkan build runs on Mesa's software driver, lavapipe (package `mesa-vulkan-drivers`):
+//! slow, but the same way from the HTTP request to the device and back. Where no device can be had at all the tests say
+//! "skipped: no GPU" aloud and pass. They need `models/ggml-tiny.en.bin` (`WhisperBackendAPI models pull tiny.en`), or a
+//! model named by `GPU_TEST_MODEL`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_WhisperBackendAPI");
+
+/// A software driver on a busy machine compiles shaders for minutes the first time.
+const PATIENCE: Duration = Duration::from_secs(420);
+
+type Environment = Vec<(&'static str, String)>;
+
+/// One server at a time: software drivers take every core they can get.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Past libtest's capture, so that it is seen without `--nocapture`.
+fn aloud(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn gpus(environment: &Environment) -> Vec<Value> {
+    let output = Command::new(BINARY)
+        .args(["engine", "--devices"])
+        .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// What makes this build find a device: nothing on a machine with a GPU, lavapipe elsewhere. `None` after saying so.
+fn device() -> Option<Environment> {
+    static FOUND: OnceLock<Option<Environment>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            if !gpus(&Vec::new()).is_empty() {
+                return Some(Vec::new());
+            }
+            if !cfg!(feature = "vulkan") {
+                return None;
+            }
+            let folder = Path::new("/usr/share/vulkan/icd.d");
+            let manifest = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| {
+                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd"))
+            })?;
+            let lavapipe = vec![
+                ("VK_DRIVER_FILES", manifest.display().to_string()),
+                ("GGML_VK_VISIBLE_DEVICES", "0".to_owned()),
+            ];
+            (!gpus(&lavapipe).is_empty()).then_some(lavapipe)
+        })
+        .clone()
+}
+
+macro_rules! device_or_skip {
+    () => {
+        match device() {
+            Some(environment) => environment,
+            None => return aloud("skipped: no GPU (this build has no GPU backend, or the machine no device for it)"),
+        }
+    };
+}
+
+fn model() -> PathBuf {
+    let path = std::env::var_os("GPU_TEST_MODEL").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ggml-tiny.en.bin"),
+        PathBuf::from,
+    );
+    assert!(path.exists(), "`{}` is missing; run `{BINARY} models pull tiny.en`", path.display());
+    path
+}
+
+fn recording() -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jfk.wav")).unwrap()
+}
+
+/// The first four seconds: "And so my fellow Americans".
+fn short_recording() -> Vec<u8> {
+    let whole = recording();
+    let mut short = whole[..44 + 4 * 32_000].to_vec();
+    let data = u32::try_from(short.len() - 44).unwrap();
+    short[4..8].copy_from_slice(&(data + 36).to_le_bytes());
+    short[40..44].copy_from_slice(&data.to_le_bytes());
+    short
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace()
+        .map(|word| word.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase())
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+const SHORT_WORDS: &str = "and so my fellow americans";
+const ALL_WORDS: &str = "and so my fellow americans ask not what your country can do for you ask what you can do for \
+                         your country";
+
+struct Server {
+    child: Child,
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a server and waits until it can serve.
+    fn start(environment: &Environment, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = format!(
+            "[server]\nport = 0\nlocale = \"en\"\n[whisper]\nmodel_path = {:?}\nauto_download = false\n\
+             [performance]\nslots = 1\nwatchdog_min_seconds = 600.0\n",
+            model().display().to_string()
+        );
+        std::fs::write(folder.path().join("config.toml"), settings).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--config"])
+            .arg(folder.path().join("config.toml"))
+            .args(flags)
+            .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut address = String::new();
+        let mut line = String::new();
+        while address.is_empty() && out.read_line(&mut line).unwrap() > 0 {
+            if let Some((_, rest)) = line.split_once("http://") {
+                address = format!("http://{}", rest.trim());
+            }
+            line.clear();
+        }
+        // Nobody reads the rest, but a full pipe would stop the server.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        let server = Self { child, address, folder };
+        let start = Instant::now();
+        while server.get("/health").0 != 200 {
+            assert!(start.elapsed() < PATIENCE, "not ready: {}\n{}", server.get("/health").1, server.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        server
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn get(&self, route: &str) -> (u16, Value) {
+        get(&self.address, route)
+    }
+
+    /// Text of a transcription; fails unless it is answered with 200.
+    fn transcribe(&self, audio: &[u8]) -> String {
+        let (status, body) = post(&self.address, audio);
+        assert_eq!(status, 200, "{body}\n{}", self.log());
+        body["text"].as_str().unwrap().to_owned()
+    }
+
+    fn engine_pids(&self) -> Vec<u64> {
+        let (_, health) = self.get("/health");
+        health["engine"]["pids"].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+}
+
+fn get(address: &str, route: &str) -> (u16, Value) {
+    let mut response = agent().get(format!("{address}{route}")).call().unwrap();
+    (response.status().as_u16(), response.body_mut().read_json().unwrap())
+}
+
+fn post(address: &str, audio: &[u8]) -> (u16, Value) {
+    let boundary = "gpu-test-boundary";
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"jfk.wav\"\r\n\
+         Content-Type: audio/wav\r\n\r\n"
+    );
+    let body = [head.as_bytes(), audio, format!("\r\n--{boundary}--\r\n").as_bytes()].concat();
+    let route = "/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01";
+    let mut response = agent()
+        .post(format!("{address}{route}"))
+        .header("content-type", format!("multipart/form-data; boundary={boundary}"))
+        .send(&body)
+        .unwrap();
+    (response.status().as_u16(), response.body_mut().read_json().unwrap_or_default())
+}
+
+fn kill(pid: u64) {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn the_gpu_writes_what_the_cpu_writes_and_is_named_as_it_is() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let listed = gpus(&environment);
+    let name = listed[0]["description"].as_str().unwrap();
+
+    let server = Server::start(&environment, &[]);
+    let on_gpu = server.transcribe(&recording());
+
+    let (_, health) = server.get("/health");
+    assert_eq!(health["device"]["gpu"], true, "{health}");
+    assert_eq!(health["device"]["description"], name);
+    let (_, report) = server.get("/gpu-status");
+    assert_eq!(report["gpu_requested"], true);
+    assert_eq!(report["gpu_actually_enabled"], true);
+    assert_eq!(report["device"]["name"], name);
+    assert!(report["device"]["memory_total_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
+    assert_ne!(report["backend"], "CPU");
+    assert!(report["reason"].as_str().unwrap().contains(name), "{}", report["reason"]);
+    assert_eq!(report["fallbacks"], serde_json::json!([]));
+    if name.contains("llvmpipe") {
+        assert_eq!(report["advice"][0]["id"], "vulkan-software-in-use");
+    }
+    drop(server);
+
+    let server = Server::start(&environment, &["--cpu"]);
+    let (_, report) = server.get("/gpu-status");
+    assert_eq!(report["gpu_actually_enabled"], false);
+    assert_eq!(report["backend"], "CPU");
+    assert_eq!(report["advice"][0]["id"], "gpu-not-requested");
+    let on_cpu = server.transcribe(&recording());
+    assert_eq!(words(&on_gpu), words(&on_cpu));
+    assert_eq!(words(&on_cpu).join(" "), ALL_WORDS);
+}
+
+#[test]
+fn an_engine_killed_in_the_middle_of_a_request_costs_nothing_but_time() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let server = Server::start(&environment, &[]);
+    let first = server.engine_pids();
+    assert_eq!(first.len(), 1);
+
+    let address = server.address.clone();
+    let request = std::thread::spawn(move || post(&address, &recording()));
+    wait_for_a_running_window(&server);
+    kill(first[0]);
+    let (status, body) = request.join().unwrap();
+    assert_eq!(status, 200, "{body}\n{}", server.log());
+    assert_eq!(words(body["text"].as_str().unwrap()).join(" "), ALL_WORDS);
+
+    let (_, stats) = server.get("/stats");
+    assert!(stats["engine"]["restarts"].as_u64() >= Some(1), "{stats}");
+    // One death is no reason to give the GPU up.
+    let (_, health) = server.get("/health");
+    assert_eq!(health["device"]["gpu"], true, "{health}");
+    assert_ne!(server.engine_pids(), first);
+}
+
+#[test]
+fn a_gpu_that_keeps_failing_is_given_up_for_the_cpu() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let server = Server::start(&environment, &[]);
+    let address = server.address.clone();
+    let request = std::thread::spawn(move || post(&address, &recording()));
+    wait_for_a_running_window(&server);
+    // Every engine on the GPU dies as soon as it is seen, until the CPU serves.
+    let start = Instant::now();
+    while !request.is_finished() {
+        assert!(start.elapsed() < PATIENCE, "{}", server.log());
+        let (_, health) = server.get("/health");
+        if health["device"]["gpu"] == true {
+            for pid in health["engine"]["pids"].as_array().unwrap() {
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (status, body) = request.join().unwrap();
+    assert_eq!(status, 200, "{body}\n{}", server.log());
+    assert_eq!(words(body["text"].as_str().unwrap()).join(" "), ALL_WORDS);
+    let (_, report) = server.get("/gpu-status");
+    assert_eq!(report["gpu_actually_enabled"], false);
+    assert_eq!(report["backend"], "CPU");
+    assert!(!report["fallbacks"].as_array().unwrap().is_empty(), "{report}");
+    assert!(report["reason"].as_str().unwrap().contains("killed"), "{}", report["reason"]);
+}
+
+/// The server says that it stopped asking for a place and began to work.
+fn wait_for_a_running_window(server: &Server) {
+    let start = Instant::now();
+    while server.get("/stats").1["queue"]["windows_running"].as_i64() < Some(1) {
+        assert!(start.elapsed() < PATIENCE, "no window runs\n{}", server.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Serves a request on the CPU under broken circumstances, and returns the report.
+fn serves_on_the_cpu(environment: &Environment, flags: &[&str]) -> Value {
+    let server = Server::start(environment, flags);
+    assert_eq!(words(&server.transcribe(&short_recording())).join(" "), SHORT_WORDS);
+    let (_, report) = server.get("/gpu-status");
+    assert_eq!(report["gpu_requested"], true, "{report}");
+    assert_eq!(report["gpu_actually_enabled"], false, "{report}");
+    assert_eq!(report["backend"], "CPU", "{report}");
+    assert!(!report["recommendations"].as_array().unwrap().is_empty(), "{report}");
+    report
+}
+
+fn changed(environment: &Environment, name: &'static str, value: &str) -> Environment {
+    let mut changed: Environment = environment.iter().filter(|(other, _)| *other != name).cloned().collect();
+    changed.push((name, value.to_owned()));
+    changed
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn a_device_number_that_does_not_exist_is_explained() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let report = serves_on_the_cpu(&changed(&environment, "GGML_VK_VISIBLE_DEVICES", "7"), &[]);
+    assert_eq!(report["advice"][0]["id"], "vulkan-visible-devices", "{report}");
+    assert!(report["reason"].as_str().unwrap().contains("GGML_VK_VISIBLE_DEVICES=7"));
+}
+
+#[cfg(feature = "vulkan")]
+#[test]
+fn a_machine_without_a_vulkan_driver_is_explained() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let report = serves_on_the_cpu(&changed(&environment, "VK_DRIVER_FILES", "/nowhere.json"), &[]);
+    assert_eq!(report["advice"][0]["id"], "vulkan-driver-files", "{report}");
+}
+
+/// ggml aborts the process when weights do not fit; the driver is told that nothing above 1 MB does.
+#[cfg(feature = "vulkan")]
+#[test]
+fn weights_that_do_not_fit_end_on_the_cpu_with_the_reason() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let environment = changed(&environment, "GGML_VK_FORCE_MAX_ALLOCATION_SIZE", "1000000");
+    let environment = changed(&environment, "GGML_VK_FORCE_MAX_BUFFER_SIZE", "1000000");
+    let report = serves_on_the_cpu(&environment, &[]);
+    assert_eq!(report["advice"][0]["id"], "gpu-out-of-memory", "{report}");
+    assert!(!report["fallbacks"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn hidden_cuda_devices_are_explained() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let report = serves_on_the_cpu(&changed(&environment, "CUDA_VISIBLE_DEVICES", ""), &[]);
+    assert_eq!(report["advice"][0]["id"], "cuda-visible-devices", "{report}");
+}
+
+/// Whatever this build and machine are: a request is answered, and the report and the health route agree.
+#[test]
+fn the_report_never_claims_more_than_the_engine() {
+    let _alone = alone();
+    if !model().exists() {
+        return;
+    }
+    let server = Server::start(&Vec::new(), &["--cpu"]);
+    assert_eq!(words(&server.transcribe(&short_recording())).join(" "), SHORT_WORDS);
+    let (_, report) = server.get("/gpu-status");
+    let (_, health) = server.get("/health");
+    assert_eq!(report["gpu_actually_enabled"], health["device"]["gpu"]);
+    assert_eq!(report["backend"], health["device"]["backend"]);
+    for key in ["environment", "libraries", "device_nodes", "platform", "fallbacks", "recommendations", "compiled_backends"] {
+        assert!(!report[key].is_null(), "`{key}` is missing");
+    }
+    for library in ["cudart", "cublas", "OpenCL", "vulkan", "amdhip64"] {
+        assert!(report["libraries"][library]["found"].is_boolean(), "`{library}` is missing");
+    }
+    for node in ["/dev/nvidia0", "/dev/kfd", "/dev/dri", "/dev/dxg"] {
+        assert!(report["device_nodes"][node]["present"].is_boolean(), "`{node}` is missing");
+    }
+}
