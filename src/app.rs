@@ -47,7 +47,12 @@ impl App {
         let folder = loaded.folder();
         let locale = Locale::new(config.server.locale);
         let metrics = Arc::new(Metrics::default());
-        let cores = config.performance.whisper_threads.or(available_cores()).min(available_cores()).max(1);
+        let cores = config
+            .performance
+            .whisper_threads
+            .or(available_cores())
+            .min(available_cores())
+            .max(1);
         let watchdog = Watchdog {
             factor: config.performance.watchdog_factor,
             minimum: Duration::from_secs_f64(config.performance.watchdog_min_seconds),
@@ -64,9 +69,20 @@ impl App {
             script,
             metrics.clone(),
         );
-        let status = Arc::new(Status::new(config.clone(), registry.clone(), scheduler.clone(), metrics.clone()));
+        let status = Arc::new(Status::new(
+            config.clone(),
+            registry.clone(),
+            scheduler.clone(),
+            metrics.clone(),
+        ));
         let jobs = Jobs::new(config.clone(), registry, scheduler, metrics, locale);
-        Ok(Self { config, jobs, status, locale, folder })
+        Ok(Self {
+            config,
+            jobs,
+            status,
+            locale,
+            folder,
+        })
     }
 
     /// Finds or fetches the model and starts its engines. Runs beside the server, which answers 503 until then.
@@ -76,16 +92,28 @@ impl App {
         let (config, folder, locale) = (self.config.clone(), self.folder.clone(), self.locale);
         let store_registry = registry.clone();
         let found = tokio::task::spawn_blocking(move || {
-            find_model(&config, &folder, store_registry.store(), locale, progress.as_ref(), |doing| {
-                store_registry.report_start(DefaultModel::Starting { doing: doing.to_owned() });
-            })
+            find_model(
+                &config,
+                &folder,
+                store_registry.store(),
+                locale,
+                progress.as_ref(),
+                |doing| {
+                    store_registry.report_start(DefaultModel::Starting {
+                        doing: doing.to_owned(),
+                    });
+                },
+            )
         })
         .await
         .unwrap_or_else(|panic| Err(panic.to_string()));
         match found {
             Ok(found) => {
                 let model = registry.load(&found.name, &found.path);
-                let started = DefaultModel::Started { model: model.clone(), instead: found.instead };
+                let started = DefaultModel::Started {
+                    model: model.clone(),
+                    instead: found.instead,
+                };
                 registry.report_start(started);
                 if let Err(reason) = model.settled().await {
                     tracing::error!(%reason, "no engine could be started");
@@ -106,7 +134,9 @@ impl App {
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let mut state = AppState::new(Arc::new(self.jobs.clone()), self.config.clone());
         let status = self.status.clone();
-        state.observe = Some(Arc::new(move |outcome: &http::Outcome| status.answered(outcome.status.as_u16())));
+        state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
+            status.answered(outcome.status.as_u16())
+        }));
         let diagnostics = http::diagnostics::router(self.status.clone());
         let router = http::router_with(state, diagnostics);
         let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
@@ -117,13 +147,15 @@ impl App {
             tokio::spawn(async move {
                 let limit = Duration::from_secs(idle);
                 while !stop.is_cancelled() {
-                    tokio::time::sleep(limit.min(Duration::from_secs(5)).max(Duration::from_millis(200))).await;
+                    tokio::time::sleep(limit.min(Duration::from_secs(5)).max(Duration::from_millis(200)))
+                        .await;
                     registry.unload_idle(limit);
                 }
             });
         }
         let drained = stop.clone();
-        let serving = axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
+        let serving =
+            axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
         let serving = std::future::IntoFuture::into_future(serving);
         tokio::pin!(serving);
         let outcome = tokio::select! {
@@ -140,7 +172,10 @@ impl App {
         };
         let left = self.jobs.in_flight();
         if left > 0 {
-            tracing::warn!(requests = left, "the grace time is over; running requests are given up");
+            tracing::warn!(
+                requests = left,
+                "the grace time is over; running requests are given up"
+            );
         }
         self.jobs.registry().stop();
         outcome.context("the listener broke")
@@ -163,11 +198,21 @@ fn find_model(
     doing: impl Fn(&str),
 ) -> Result<Found, String> {
     if std::env::var_os("WHISPER_BACKEND_TEST_ENGINE").is_some() {
-        return Ok(Found { name: "scripted".to_owned(), path: folder.join("scripted"), instead: None });
+        return Ok(Found {
+            name: "scripted".to_owned(),
+            path: folder.join("scripted"),
+            instead: None,
+        });
     }
     let wanted = &config.whisper.model_path;
     let reason = match one_model(config, folder, store, wanted, progress, &doing) {
-        Ok((name, path)) => return Ok(Found { name, path, instead: None }),
+        Ok((name, path)) => {
+            return Ok(Found {
+                name,
+                path,
+                instead: None,
+            });
+        }
         Err(error) => error.to_string(),
     };
     tracing::warn!("{}: {wanted}: {reason}", locale.model_missing());
@@ -176,9 +221,15 @@ fn find_model(
         Ok((name, path)) => {
             let instead = format!("`{wanted}` cannot be had ({reason}); `{name}` is served instead");
             tracing::warn!("{instead}");
-            Ok(Found { name, path, instead: Some(instead) })
+            Ok(Found {
+                name,
+                path,
+                instead: Some(instead),
+            })
         }
-        Err(error) => Err(format!("neither `{wanted}` ({reason}) nor `{fallback}` ({error}) can be had")),
+        Err(error) => Err(format!(
+            "neither `{wanted}` ({reason}) nor `{fallback}` ({error}) can be had"
+        )),
     }
 }
 
@@ -192,14 +243,20 @@ fn one_model(
 ) -> Result<(String, PathBuf), ModelError> {
     // Paths count from the configuration's folder.
     let direct = folder.join(wanted);
-    let name = if direct.is_file() { direct.to_string_lossy().into_owned() } else { wanted.to_owned() };
+    let name = if direct.is_file() {
+        direct.to_string_lossy().into_owned()
+    } else {
+        wanted.to_owned()
+    };
     let missing = match store.resolve(&name) {
         Ok(model) => return Ok((model.name, model.path)),
         Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. })) => error,
         Err(error) => return Err(error),
     };
     // `models/ggml-NAME.bin` of a catalogue model is as good as its name.
-    let stem = std::path::Path::new(wanted).file_name().map(|n| n.to_string_lossy().into_owned());
+    let stem = std::path::Path::new(wanted)
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned());
     let stem = stem.unwrap_or_default();
     let bare = stem.strip_prefix("ggml-").unwrap_or(&stem);
     let bare = bare.strip_suffix(".bin").unwrap_or(bare);

@@ -112,5 +112,8 @@ pub fn name(code: &str) -> Option<&'static str> {
 
 /// The code as Whisper writes it, whatever its case; `None` for codes Whisper does not know.
 pub fn code(input: &str) -> Option<&'static str> {
-    LANGUAGES.iter().find(|(c, _)| c.eq_ignore_ascii_case(input)).map(|(c, _)| *c)
+    LANGUAGES
+        .iter()
+        .find(|(c, _)| c.eq_ignore_ascii_case(input))
+        .map(|(c, _)| *c)
 }

@@ -53,7 +53,11 @@ impl Locale {
 
     /// `ja*` is Japanese, all else English.
     pub fn from_language(value: &str) -> Self {
-        if value.to_ascii_lowercase().starts_with("ja") { Self::Japanese } else { Self::English }
+        if value.to_ascii_lowercase().starts_with("ja") {
+            Self::Japanese
+        } else {
+            Self::English
+        }
     }
 
     /// Picks one of two.
@@ -68,8 +72,13 @@ impl Locale {
     pub fn banner(self, banner: &Banner) -> Vec<String> {
         let cublas = banner.whisper_cublas.as_deref();
         let mut lines = vec![
-            self.pick("=== GPU configuration ===", "=== GPU設定情報 ===").to_owned(),
-            format!("{}: {}", self.pick("GPU enabled in the configuration", "設定でGPU有効化"), banner.gpu_enabled),
+            self.pick("=== GPU configuration ===", "=== GPU設定情報 ===")
+                .to_owned(),
+            format!(
+                "{}: {}",
+                self.pick("GPU enabled in the configuration", "設定でGPU有効化"),
+                banner.gpu_enabled
+            ),
             format!("WhisperContextParameters.use_gpu: {}", banner.use_gpu),
             format!(
                 "{}: {}",
@@ -78,7 +87,13 @@ impl Locale {
             ),
         ];
         if banner.compiled_backends.is_empty() {
-            lines.push(self.pick("No GPU feature is enabled (CPU build)", "GPU featureは無効です (CPUビルド)").to_owned());
+            lines.push(
+                self.pick(
+                    "No GPU feature is enabled (CPU build)",
+                    "GPU featureは無効です (CPUビルド)",
+                )
+                .to_owned(),
+            );
         }
         for backend in &banner.compiled_backends {
             lines.push(format!("{backend} feature is enabled"));
@@ -101,7 +116,10 @@ impl Locale {
                 if let (true, Some(reason)) = (banner.use_gpu, &banner.reason) {
                     lines.push(self.gpu_failed(reason));
                 }
-                lines.push(format!("{} ({device})", self.pick("✓ Running on the CPU", "✓ CPUで実行します")));
+                lines.push(format!(
+                    "{} ({device})",
+                    self.pick("✓ Running on the CPU", "✓ CPUで実行します")
+                ));
             }
         }
         let on = self.pick("on", "有効");
@@ -144,12 +162,18 @@ impl Locale {
     pub fn inference_time(self, took: Duration, gpu: bool) -> String {
         let device = if gpu { "GPU" } else { "CPU" };
         let ms = took.as_secs_f64() * 1000.0;
-        format!("⏱️  {}: {ms:.2}ms ({device})", self.pick("Inference time", "推論処理時間"))
+        format!(
+            "⏱️  {}: {ms:.2}ms ({device})",
+            self.pick("Inference time", "推論処理時間")
+        )
     }
 
     /// No model file where the configuration says.
     pub fn model_missing(self) -> &'static str {
-        self.pick("Whisper model file not found", "Whisperモデルファイルが見つかりません")
+        self.pick(
+            "Whisper model file not found",
+            "Whisperモデルファイルが見つかりません",
+        )
     }
 }
 
@@ -186,9 +210,18 @@ mod tests {
             Locale::Japanese.inference_time(Duration::from_micros(1_234_560), true),
             "⏱️  推論処理時間: 1234.56ms (GPU)"
         );
-        assert_eq!(Locale::Japanese.transcription_starts(false), "🖥️  CPU使用で文字起こしを開始します...");
-        assert_eq!(Locale::Japanese.gpu_failed("x"), "⚠ GPU初期化に失敗しました。CPUで再試行します: x");
-        assert_eq!(Locale::Japanese.model_missing(), "Whisperモデルファイルが見つかりません");
+        assert_eq!(
+            Locale::Japanese.transcription_starts(false),
+            "🖥️  CPU使用で文字起こしを開始します..."
+        );
+        assert_eq!(
+            Locale::Japanese.gpu_failed("x"),
+            "⚠ GPU初期化に失敗しました。CPUで再試行します: x"
+        );
+        assert_eq!(
+            Locale::Japanese.model_missing(),
+            "Whisperモデルファイルが見つかりません"
+        );
     }
 
     #[test]
@@ -201,7 +234,10 @@ mod tests {
             ..Banner::default()
         };
         let text = Locale::Japanese.banner(&banner).join("\n");
-        assert!(text.contains("GPU: 設定有効 -> 実際: 無効") && text.contains("ggml found no GPU"), "{text}");
+        assert!(
+            text.contains("GPU: 設定有効 -> 実際: 無効") && text.contains("ggml found no GPU"),
+            "{text}"
+        );
         assert!(!text.contains("GPUアクセラレーションが有効です"), "{text}");
     }
 

@@ -6,7 +6,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Installs the subscriber. Without `RUST_LOG`: information of our own, warnings of libraries.
 pub fn init(quiet: bool) {
-    let default = if quiet { "warn" } else { "warn,whisper_backend_api=info,whisper_cpp=warn" };
+    let default = if quiet {
+        "warn"
+    } else {
+        "warn,whisper_backend_api=info,whisper_cpp=warn"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -28,7 +28,10 @@ fn uses(module: &str) -> BTreeSet<String> {
         let text = std::fs::read_to_string(file).unwrap();
         for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
             for part in line.split("crate::").skip(1) {
-                let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let name: String = part
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
                 if !name.is_empty() && name != module {
                     out.insert(name);
                 }
@@ -50,12 +53,37 @@ fn leaves_know_nobody_and_arrows_go_one_way() {
         ("schedule", &["audio", "engine", "metrics", "transcript"]),
         (
             "jobs",
-            &["audio", "config", "engine", "languages", "locale", "metrics", "models", "schedule", "speech", "transcript"],
+            &[
+                "audio",
+                "config",
+                "engine",
+                "languages",
+                "locale",
+                "metrics",
+                "models",
+                "schedule",
+                "speech",
+                "transcript",
+            ],
         ),
-        ("http", &["app", "audio", "config", "jobs", "languages", "locale", "transcript"]),
+        (
+            "http",
+            &[
+                "app",
+                "audio",
+                "config",
+                "jobs",
+                "languages",
+                "locale",
+                "transcript",
+            ],
+        ),
     ];
     for (module, may) in allowed {
-        let foreign: Vec<String> = uses(module).into_iter().filter(|u| !may.contains(&u.as_str())).collect();
+        let foreign: Vec<String> = uses(module)
+            .into_iter()
+            .filter(|u| !may.contains(&u.as_str()))
+            .collect();
         assert!(foreign.is_empty(), "`{module}` must not use {foreign:?}");
     }
 }
@@ -66,7 +94,10 @@ fn only_one_file_names_whisper_rs_and_only_one_folder_starts_engines() {
     for file in sources(&root) {
         let name = file.strip_prefix(&root).unwrap().display().to_string();
         let text = std::fs::read_to_string(&file).unwrap();
-        let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+        let code: String = text
+            .lines()
+            .filter(|l| !l.trim_start().starts_with("//"))
+            .collect();
         if code.contains("whisper_rs::") {
             assert_eq!(name, "engine/whisper.rs");
         }

@@ -52,9 +52,14 @@ fn device() -> Option<Environment> {
                 return None;
             }
             let folder = Path::new("/usr/share/vulkan/icd.d");
-            let manifest = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| {
-                path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd"))
-            })?;
+            let manifest = std::fs::read_dir(folder)
+                .ok()?
+                .flatten()
+                .map(|entry| entry.path())
+                .find(|path| {
+                    path.file_name()
+                        .is_some_and(|name| name.to_string_lossy().starts_with("lvp_icd"))
+                })?;
             let lavapipe = vec![
                 ("VK_DRIVER_FILES", manifest.display().to_string()),
                 ("GGML_VK_VISIBLE_DEVICES", "0".to_owned()),
@@ -68,7 +73,11 @@ macro_rules! device_or_skip {
     () => {
         match device() {
             Some(environment) => environment,
-            None => return aloud("skipped: no GPU (this build has no GPU backend, or the machine no device for it)"),
+            None => {
+                return aloud(
+                    "skipped: no GPU (this build has no GPU backend, or the machine no device for it)",
+                )
+            }
         }
     };
 }
@@ -78,7 +87,11 @@ fn model() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ggml-tiny.en.bin"),
         PathBuf::from,
     );
-    assert!(path.exists(), "`{}` is missing; run `{BINARY} models pull tiny.en`", path.display());
+    assert!(
+        path.exists(),
+        "`{}` is missing; run `{BINARY} models pull tiny.en`",
+        path.display()
+    );
     path
 }
 
@@ -98,7 +111,12 @@ fn short_recording() -> Vec<u8> {
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace()
-        .map(|word| word.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase())
+        .map(|word| {
+            word.chars()
+                .filter(|c| c.is_alphanumeric())
+                .collect::<String>()
+                .to_lowercase()
+        })
         .filter(|word| !word.is_empty())
         .collect()
 }
@@ -144,10 +162,19 @@ impl Server {
         }
         // Nobody reads the rest, but a full pipe would stop the server.
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let server = Self { child, address, folder };
+        let server = Self {
+            child,
+            address,
+            folder,
+        };
         let start = Instant::now();
         while server.get("/health").0 != 200 {
-            assert!(start.elapsed() < PATIENCE, "not ready: {}\n{}", server.get("/health").1, server.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "not ready: {}\n{}",
+                server.get("/health").1,
+                server.log()
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
         server
@@ -170,7 +197,12 @@ impl Server {
 
     fn engine_pids(&self) -> Vec<u64> {
         let (_, health) = self.get("/health");
-        health["engine"]["pids"].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
+        health["engine"]["pids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_u64)
+            .collect()
     }
 }
 
@@ -182,12 +214,19 @@ impl Drop for Server {
 }
 
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
 }
 
 fn get(address: &str, route: &str) -> (u16, Value) {
     let mut response = agent().get(format!("{address}{route}")).call().unwrap();
-    (response.status().as_u16(), response.body_mut().read_json().unwrap())
+    (
+        response.status().as_u16(),
+        response.body_mut().read_json().unwrap(),
+    )
 }
 
 fn post(address: &str, audio: &[u8]) -> (u16, Value) {
@@ -196,18 +235,32 @@ fn post(address: &str, audio: &[u8]) -> (u16, Value) {
         "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"jfk.wav\"\r\n\
          Content-Type: audio/wav\r\n\r\n"
     );
-    let body = [head.as_bytes(), audio, format!("\r\n--{boundary}--\r\n").as_bytes()].concat();
+    let body = [
+        head.as_bytes(),
+        audio,
+        format!("\r\n--{boundary}--\r\n").as_bytes(),
+    ]
+    .concat();
     let route = "/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01";
     let mut response = agent()
         .post(format!("{address}{route}"))
-        .header("content-type", format!("multipart/form-data; boundary={boundary}"))
+        .header(
+            "content-type",
+            format!("multipart/form-data; boundary={boundary}"),
+        )
         .send(&body)
         .unwrap();
-    (response.status().as_u16(), response.body_mut().read_json().unwrap_or_default())
+    (
+        response.status().as_u16(),
+        response.body_mut().read_json().unwrap_or_default(),
+    )
 }
 
 fn kill(pid: u64) {
-    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -228,9 +281,18 @@ fn the_gpu_writes_what_the_cpu_writes_and_is_named_as_it_is() {
     assert_eq!(report["gpu_requested"], true);
     assert_eq!(report["gpu_actually_enabled"], true);
     assert_eq!(report["device"]["name"], name);
-    assert!(report["device"]["memory_total_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{report}");
+    assert!(
+        report["device"]["memory_total_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 0),
+        "{report}"
+    );
     assert_ne!(report["backend"], "CPU");
-    assert!(report["reason"].as_str().unwrap().contains(name), "{}", report["reason"]);
+    assert!(
+        report["reason"].as_str().unwrap().contains(name),
+        "{}",
+        report["reason"]
+    );
     assert_eq!(report["fallbacks"], serde_json::json!([]));
     if name.contains("llvmpipe") {
         assert_eq!(report["advice"][0]["id"], "vulkan-software-in-use");
@@ -286,7 +348,10 @@ fn a_gpu_that_keeps_failing_is_given_up_for_the_cpu() {
         let (_, health) = server.get("/health");
         if health["device"]["gpu"] == true {
             for pid in health["engine"]["pids"].as_array().unwrap() {
-                let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
+                let _ = Command::new("kill")
+                    .args(["-9", &pid.to_string()])
+                    .stderr(Stdio::null())
+                    .status();
             }
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -298,7 +363,11 @@ fn a_gpu_that_keeps_failing_is_given_up_for_the_cpu() {
     assert_eq!(report["gpu_actually_enabled"], false);
     assert_eq!(report["backend"], "CPU");
     assert!(!report["fallbacks"].as_array().unwrap().is_empty(), "{report}");
-    assert!(report["reason"].as_str().unwrap().contains("killed"), "{}", report["reason"]);
+    assert!(
+        report["reason"].as_str().unwrap().contains("killed"),
+        "{}",
+        report["reason"]
+    );
 }
 
 /// The server says that it stopped asking for a place and began to work.
@@ -313,17 +382,27 @@ fn wait_for_a_running_window(server: &Server) {
 /// Serves a request on the CPU under broken circumstances, and returns the report.
 fn serves_on_the_cpu(environment: &Environment, flags: &[&str]) -> Value {
     let server = Server::start(environment, flags);
-    assert_eq!(words(&server.transcribe(&short_recording())).join(" "), SHORT_WORDS);
+    assert_eq!(
+        words(&server.transcribe(&short_recording())).join(" "),
+        SHORT_WORDS
+    );
     let (_, report) = server.get("/gpu-status");
     assert_eq!(report["gpu_requested"], true, "{report}");
     assert_eq!(report["gpu_actually_enabled"], false, "{report}");
     assert_eq!(report["backend"], "CPU", "{report}");
-    assert!(!report["recommendations"].as_array().unwrap().is_empty(), "{report}");
+    assert!(
+        !report["recommendations"].as_array().unwrap().is_empty(),
+        "{report}"
+    );
     report
 }
 
 fn changed(environment: &Environment, name: &'static str, value: &str) -> Environment {
-    let mut changed: Environment = environment.iter().filter(|(other, _)| *other != name).cloned().collect();
+    let mut changed: Environment = environment
+        .iter()
+        .filter(|(other, _)| *other != name)
+        .cloned()
+        .collect();
     changed.push((name, value.to_owned()));
     changed
 }
@@ -335,7 +414,12 @@ fn a_device_number_that_does_not_exist_is_explained() {
     let _alone = alone();
     let report = serves_on_the_cpu(&changed(&environment, "GGML_VK_VISIBLE_DEVICES", "7"), &[]);
     assert_eq!(report["advice"][0]["id"], "vulkan-visible-devices", "{report}");
-    assert!(report["reason"].as_str().unwrap().contains("GGML_VK_VISIBLE_DEVICES=7"));
+    assert!(
+        report["reason"]
+            .as_str()
+            .unwrap()
+            .contains("GGML_VK_VISIBLE_DEVICES=7")
+    );
 }
 
 #[cfg(feature = "vulkan")]
@@ -377,18 +461,35 @@ fn the_report_never_claims_more_than_the_engine() {
         return;
     }
     let server = Server::start(&Vec::new(), &["--cpu"]);
-    assert_eq!(words(&server.transcribe(&short_recording())).join(" "), SHORT_WORDS);
+    assert_eq!(
+        words(&server.transcribe(&short_recording())).join(" "),
+        SHORT_WORDS
+    );
     let (_, report) = server.get("/gpu-status");
     let (_, health) = server.get("/health");
     assert_eq!(report["gpu_actually_enabled"], health["device"]["gpu"]);
     assert_eq!(report["backend"], health["device"]["backend"]);
-    for key in ["environment", "libraries", "device_nodes", "platform", "fallbacks", "recommendations", "compiled_backends"] {
+    for key in [
+        "environment",
+        "libraries",
+        "device_nodes",
+        "platform",
+        "fallbacks",
+        "recommendations",
+        "compiled_backends",
+    ] {
         assert!(!report[key].is_null(), "`{key}` is missing");
     }
     for library in ["cudart", "cublas", "OpenCL", "vulkan", "amdhip64"] {
-        assert!(report["libraries"][library]["found"].is_boolean(), "`{library}` is missing");
+        assert!(
+            report["libraries"][library]["found"].is_boolean(),
+            "`{library}` is missing"
+        );
     }
     for node in ["/dev/nvidia0", "/dev/kfd", "/dev/dri", "/dev/dxg"] {
-        assert!(report["device_nodes"][node]["present"].is_boolean(), "`{node}` is missing");
+        assert!(
+            report["device_nodes"][node]["present"].is_boolean(),
+            "`{node}` is missing"
+        );
     }
 }

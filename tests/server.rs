@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    JFK, fixture, is_running, kill, long_clip, model, post, post_and_hold, scripted, server, wav,
-    with_model, words,
+    JFK, fixture, is_running, kill, long_clip, model, post, post_and_hold, scripted, server, wav, with_model,
+    words,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -32,15 +32,23 @@ fn the_jfk_clip_comes_back_word_for_word_in_all_five_formats() {
     let verbose: Value = serde_json::from_str(&form("verbose_json")).unwrap();
     assert_eq!(words(verbose["text"].as_str().unwrap()), expected);
     assert_eq!(verbose["language"], "english");
-    assert!((verbose["duration"].as_f64().unwrap() - 11.0).abs() < 0.05, "{verbose}");
+    assert!(
+        (verbose["duration"].as_f64().unwrap() - 11.0).abs() < 0.05,
+        "{verbose}"
+    );
     let segments = verbose["segments"].as_array().unwrap();
     let joined: String = segments.iter().map(|s| s["text"].as_str().unwrap()).collect();
     assert_eq!(words(&joined), expected);
 
     let srt = form("srt");
-    assert!(srt.starts_with("1\n00:00:00,") && srt.ends_with("\n\n\n"), "{srt:?}");
-    let spoken: Vec<&str> =
-        srt.lines().filter(|l| !l.contains("-->") && l.parse::<u32>().is_err()).collect();
+    assert!(
+        srt.starts_with("1\n00:00:00,") && srt.ends_with("\n\n\n"),
+        "{srt:?}"
+    );
+    let spoken: Vec<&str> = srt
+        .lines()
+        .filter(|l| !l.contains("-->") && l.parse::<u32>().is_err())
+        .collect();
     assert_eq!(words(&spoken.join(" ")), expected);
 
     let vtt = form("vtt");
@@ -52,7 +60,10 @@ fn the_jfk_clip_comes_back_word_for_word_in_all_five_formats() {
 #[test]
 fn words_have_times_in_order_within_the_recording() {
     let server = with_model("tiny.en", "").start();
-    let fields = [("response_format", "verbose_json"), ("timestamp_granularities[]", "word")];
+    let fields = [
+        ("response_format", "verbose_json"),
+        ("timestamp_granularities[]", "word"),
+    ];
     let body: Value = serde_json::from_str(&server.transcript(&fixture("jfk.wav"), &fields)).unwrap();
     let words = body["words"].as_array().unwrap();
     assert!(words.len() >= 20, "{body}");
@@ -60,12 +71,18 @@ fn words_have_times_in_order_within_the_recording() {
     let mut clock = 0.0;
     for word in words {
         let (start, end) = (word["start"].as_f64().unwrap(), word["end"].as_f64().unwrap());
-        assert!(clock <= start && start <= end && end <= 11.01, "{word} after {clock}");
+        assert!(
+            clock <= start && start <= end && end <= 11.01,
+            "{word} after {clock}"
+        );
         clock = end;
     }
     // «ask not what your country»: between three and six seconds in by ear.
     let country = words.iter().find(|w| w["word"] == "country").unwrap();
-    assert!((4.5..8.0).contains(&country["start"].as_f64().unwrap()), "{country}");
+    assert!(
+        (4.5..8.0).contains(&country["start"].as_f64().unwrap()),
+        "{country}"
+    );
 }
 
 #[test]
@@ -81,7 +98,10 @@ fn an_engine_killed_in_the_middle_of_a_request_costs_nobody_a_word() {
     kill(server.engine_pids()[0], "KILL");
     let (status, body) = request.join().unwrap();
     assert_eq!(status, 200, "{body}");
-    let text = serde_json::from_str::<Value>(&body).unwrap()["text"].as_str().unwrap().to_owned();
+    let text = serde_json::from_str::<Value>(&body).unwrap()["text"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(text.matches("fellow Americans").count(), 8, "{text}");
     let stats = server.json("/stats");
     assert_eq!(stats["engine"]["restarts"], 1, "{stats}");
@@ -97,14 +117,22 @@ fn an_engine_that_dies_while_idle_is_back_before_the_next_request() {
     server.wait_until("a new engine is ready", MINUTE, |s| {
         s.try_get("/health").is_some_and(|(status, _)| status == 200) && s.engine_pids() != [first]
     });
-    assert!(server.transcript(&fixture("jfk.wav"), &[]).contains("fellow Americans"));
+    assert!(
+        server
+            .transcript(&fixture("jfk.wav"), &[])
+            .contains("fellow Americans")
+    );
 }
 
 #[test]
 fn a_window_that_aborts_its_engine_runs_again() {
     let script = json!({ "action": "abort", "once": "$FOLDER/aborted", "text": " All is well." });
     let server = scripted(&script, "").start();
-    assert!(server.transcript(&fixture("jfk.wav"), &[]).contains("All is well."));
+    assert!(
+        server
+            .transcript(&fixture("jfk.wav"), &[])
+            .contains("All is well.")
+    );
     assert_eq!(server.json("/stats")["engine"]["restarts"], 1);
 }
 
@@ -129,7 +157,11 @@ fn a_hung_window_is_killed_and_runs_again() {
 
 #[test]
 fn a_window_that_always_hangs_ends_as_an_error_not_as_a_wait() {
-    let server = scripted(&json!({ "action": "hang" }), "[performance]\nwatchdog_min_seconds = 0.1\n").start();
+    let server = scripted(
+        &json!({ "action": "hang" }),
+        "[performance]\nwatchdog_min_seconds = 0.1\n",
+    )
+    .start();
     let (status, body) = server.post(&fixture("jfk.wav"), &[]);
     assert_eq!(status, 500, "{body}");
     assert_eq!(server.json("/stats")["engine"]["watchdog_kills"], 2);
@@ -137,9 +169,20 @@ fn a_window_that_always_hangs_ends_as_an_error_not_as_a_wait() {
 
 #[test]
 fn an_engine_that_cannot_start_is_told_by_health_and_by_a_503() {
-    let mut server = scripted(&json!({ "action": "refuse_start" }), "").unready().start();
-    server.wait_until("the reason is known", MINUTE, |s| s.json("/health")["status"] == "unavailable");
-    assert!(server.json("/health")["reason"].as_str().unwrap().contains("refuses"), "{}", server.said());
+    let mut server = scripted(&json!({ "action": "refuse_start" }), "")
+        .unready()
+        .start();
+    server.wait_until("the reason is known", MINUTE, |s| {
+        s.json("/health")["status"] == "unavailable"
+    });
+    assert!(
+        server.json("/health")["reason"]
+            .as_str()
+            .unwrap()
+            .contains("refuses"),
+        "{}",
+        server.said()
+    );
     let (status, body) = server.post(&fixture("jfk.wav"), &[]);
     assert_eq!(status, 503, "{body}");
     assert!(body.contains("refuses"), "{body}");
@@ -171,7 +214,12 @@ fn the_grace_time_is_a_limit() {
         s.json("/stats")["queue"]["windows_running"].as_i64() >= Some(1)
     });
     server.signal("TERM");
-    assert_eq!(server.wait_exit(Duration::from_secs(20)), Some(0), "{}", server.said());
+    assert_eq!(
+        server.wait_exit(Duration::from_secs(20)),
+        Some(0),
+        "{}",
+        server.said()
+    );
     drop(held);
 }
 
@@ -183,7 +231,10 @@ fn an_engine_never_outlives_a_killed_server() {
     server.wait_exit(MINUTE);
     let began = std::time::Instant::now();
     while is_running(engine) {
-        assert!(began.elapsed() < Duration::from_secs(10), "engine {engine} still runs");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "engine {engine} still runs"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -209,12 +260,16 @@ fn one_request_too_many_is_told_when_to_come_back() {
     let config = "[performance]\nmax_concurrent_requests = 1\nqueue_length = 0\n";
     let mut server = scripted(&json!({ "delay_ms": 600_000 }), config).start();
     let held = post_and_hold(server.port, &fixture("jfk.wav"), &[]);
-    server.wait_until("the place is taken", MINUTE, |s| s.json("/stats")["requests"]["in_flight"] == 1);
+    server.wait_until("the place is taken", MINUTE, |s| {
+        s.json("/stats")["requests"]["in_flight"] == 1
+    });
     let (status, body) = server.post(&fixture("jfk.wav"), &[]);
     assert_eq!(status, 429, "{body}");
     assert_eq!(server.json("/stats")["requests"]["busy"], 1);
     drop(held);
-    server.wait_until("the place is free", MINUTE, |s| s.json("/stats")["requests"]["in_flight"] == 0);
+    server.wait_until("the place is free", MINUTE, |s| {
+        s.json("/stats")["requests"]["in_flight"] == 0
+    });
 }
 
 #[test]
@@ -244,7 +299,11 @@ fn an_idle_engine_is_unloaded_and_comes_back_for_the_next_request() {
     let engine = server.engine_pids()[0];
     server.wait_until("the engine is gone", MINUTE, |_| !is_running(engine));
     assert_eq!(server.json("/health")["status"], "ok");
-    assert!(server.transcript(&fixture("jfk.wav"), &[]).contains("fellow Americans"));
+    assert!(
+        server
+            .transcript(&fixture("jfk.wav"), &[])
+            .contains("fellow Americans")
+    );
 }
 
 #[test]
@@ -257,12 +316,25 @@ fn the_fallback_model_serves_when_the_configured_one_is_missing_and_everybody_sa
     let server = server(&config).start();
     let health = server.json("/health");
     assert_eq!(health["model"], "tiny.en", "{health}");
-    assert!(health["model_notice"].as_str().unwrap().contains("large-v3-turbo-q5_0"), "{health}");
+    assert!(
+        health["model_notice"]
+            .as_str()
+            .unwrap()
+            .contains("large-v3-turbo-q5_0"),
+        "{health}"
+    );
     assert!(server.said().contains("large-v3-turbo-q5_0"), "{}", server.said());
     let models = server.json("/models");
     let listed = models["data"].as_array().unwrap();
-    assert!(listed.iter().any(|m| m["default"] == true && m["loaded"] == true), "{models}");
-    assert!(server.transcript(&fixture("jfk.wav"), &[]).contains("fellow Americans"));
+    assert!(
+        listed.iter().any(|m| m["default"] == true && m["loaded"] == true),
+        "{models}"
+    );
+    assert!(
+        server
+            .transcript(&fixture("jfk.wav"), &[])
+            .contains("fellow Americans")
+    );
 }
 
 #[test]
@@ -272,10 +344,17 @@ fn deployments_choose_their_model_and_strict_mode_refuses_strangers() {
         model("tiny.en").display().to_string()
     );
     let server = with_model("tiny.en", &config).start();
-    assert!(server.transcript(&fixture("jfk.wav"), &[]).contains("fellow Americans"));
+    assert!(
+        server
+            .transcript(&fixture("jfk.wav"), &[])
+            .contains("fellow Americans")
+    );
     let (status, body) = {
         let (content_type, body) = support::form(&fixture("jfk.wav"), &[]);
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
         let mut response = agent
             .post(format!(
                 "http://127.0.0.1:{}/openai/deployments/nobody/audio/transcriptions?api-version=2024-02-01",
@@ -284,7 +363,10 @@ fn deployments_choose_their_model_and_strict_mode_refuses_strangers() {
             .header("content-type", content_type)
             .send(&body[..])
             .unwrap();
-        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+        (
+            response.status().as_u16(),
+            response.body_mut().read_to_string().unwrap(),
+        )
     };
     assert_eq!(status, 404, "{body}");
     assert!(body.contains("DeploymentNotFound"), "{body}");
@@ -310,24 +392,51 @@ fn the_diagnostic_routes_answer_with_everything_promised() {
     ] {
         assert!(gpu.get(key).is_some(), "{key} is missing in {gpu}");
     }
-    if cfg!(not(any(feature = "cuda", feature = "vulkan", feature = "opencl", feature = "hipblas", feature = "metal"))) {
-        assert_eq!((&gpu["gpu_requested"], &gpu["gpu_actually_enabled"]), (&json!(true), &json!(false)));
+    if cfg!(not(any(
+        feature = "cuda",
+        feature = "vulkan",
+        feature = "opencl",
+        feature = "hipblas",
+        feature = "metal"
+    ))) {
+        assert_eq!(
+            (&gpu["gpu_requested"], &gpu["gpu_actually_enabled"]),
+            (&json!(true), &json!(false))
+        );
         assert_eq!(gpu["backend"], "CPU");
         assert!(gpu["reason"].as_str().unwrap().len() > 10, "{gpu}");
     }
-    for name in ["WHISPER_CUBLAS", "WHISPER_OPENCL", "CUDA_PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"] {
-        assert!(gpu["environment"].get(name).is_some(), "{name} is missing in {gpu}");
+    for name in [
+        "WHISPER_CUBLAS",
+        "WHISPER_OPENCL",
+        "CUDA_PATH",
+        "LD_LIBRARY_PATH",
+        "CUDA_VISIBLE_DEVICES",
+    ] {
+        assert!(
+            gpu["environment"].get(name).is_some(),
+            "{name} is missing in {gpu}"
+        );
     }
     let health = server.json("/health");
-    assert_eq!((&health["status"], &health["model"]), (&json!("ok"), &json!("tiny.en")));
+    assert_eq!(
+        (&health["status"], &health["model"]),
+        (&json!("ok"), &json!("tiny.en"))
+    );
     assert!(health["uptime_seconds"].as_f64().unwrap() > 0.0);
     let languages = server.json("/languages");
     assert_eq!(languages["data"].as_array().unwrap().len(), 100);
     let before = server.json("/stats");
     server.transcript(&fixture("jfk.wav"), &[]);
     let after = server.json("/stats");
-    assert_eq!(after["requests"]["succeeded"].as_u64(), before["requests"]["succeeded"].as_u64().map(|n| n + 1));
-    assert!((after["audio_seconds"].as_f64().unwrap() - 11.0).abs() < 0.05, "{after}");
+    assert_eq!(
+        after["requests"]["succeeded"].as_u64(),
+        before["requests"]["succeeded"].as_u64().map(|n| n + 1)
+    );
+    assert!(
+        (after["audio_seconds"].as_f64().unwrap() - 11.0).abs() < 0.05,
+        "{after}"
+    );
     assert!(after["real_time_factor"].as_f64().unwrap() > 0.0);
 }
 
@@ -370,7 +479,8 @@ fn run_to_end(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
         .env_remove("WHISPER_MODEL")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     (output.status.code(), said)
 }
 
@@ -378,7 +488,10 @@ fn run_to_end(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
 fn a_misspelt_key_stops_the_start_with_file_key_and_what_is_accepted() {
     let (code, said) = run_to_end("[server]\nprot = 8080\n", &["serve"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("config.toml") && said.contains("prot") && said.contains("`port`"), "{said}");
+    assert!(
+        said.contains("config.toml") && said.contains("prot") && said.contains("`port`"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -387,7 +500,10 @@ fn a_port_in_use_is_named_with_the_way_out() {
     let port = taken.local_addr().unwrap().port().to_string();
     let (code, said) = run_to_end("", &["serve", "--port", &port]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&port) && said.contains("in use") && said.contains("--port"), "{said}");
+    assert!(
+        said.contains(&port) && said.contains("in use") && said.contains("--port"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -398,7 +514,12 @@ fn a_damaged_model_file_is_refused_before_whisper_cpp_sees_it() {
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let (code, said) = run_to_end(
         "[whisper]\nauto_download = false\nfallback_model = \"none-such\"\n",
-        &["transcribe", "--model", &path.display().to_string(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jfk.wav")],
+        &[
+            "transcribe",
+            "--model",
+            &path.display().to_string(),
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jfk.wav"),
+        ],
     );
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("ggml-broken.bin"), "{said}");
@@ -410,7 +531,10 @@ fn transcribe_prints_a_file_without_a_server() {
     let clip = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jfk.wav");
     let (code, said) = run_to_end("", &["transcribe", "--model", &model, "--format", "srt", clip]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("-->") && said.contains("fellow Americans"), "{said}");
+    assert!(
+        said.contains("-->") && said.contains("fellow Americans"),
+        "{said}"
+    );
     let (code, said) = run_to_end("", &["transcribe", "--model", &model, "no-such-file.wav"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no-such-file.wav"), "{said}");
@@ -418,9 +542,15 @@ fn transcribe_prints_a_file_without_a_server() {
 
 #[test]
 fn check_config_shows_every_value_and_hides_keys() {
-    let (code, said) = run_to_end("[server]\nport = 9999\napi_keys = [\"topsecret\"]\n", &["check-config"]);
+    let (code, said) = run_to_end(
+        "[server]\nport = 9999\napi_keys = [\"topsecret\"]\n",
+        &["check-config"],
+    );
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("port = 9999  # config.toml") && said.contains("beam_size = 1"), "{said}");
+    assert!(
+        said.contains("port = 9999  # config.toml") && said.contains("beam_size = 1"),
+        "{said}"
+    );
     assert!(!said.contains("topsecret"), "{said}");
 }
 
@@ -442,6 +572,8 @@ fn doctor_reports_as_text_and_as_json() {
 fn the_language_list_and_the_catalogue_need_no_model() {
     let (code, said) = run_to_end("", &["models", "list"]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("large-v3-turbo") && said.contains("base-q8_0"), "{said}");
+    assert!(
+        said.contains("large-v3-turbo") && said.contains("base-q8_0"),
+        "{said}"
+    );
 }
-

@@ -197,7 +197,13 @@ impl Status {
         &self.config
     }
 
-    fn model(&self) -> (Option<Arc<Model>>, Option<String>, Result<(), (&'static str, String)>) {
+    fn model(
+        &self,
+    ) -> (
+        Option<Arc<Model>>,
+        Option<String>,
+        Result<(), (&'static str, String)>,
+    ) {
         match self.registry.default_model() {
             DefaultModel::Started { model, instead } => {
                 // An engine ended for idleness comes back with the next request: that is health.
@@ -302,10 +308,13 @@ impl Status {
             log.push(reason);
         }
         log.extend(reports.iter().flat_map(|r| r.device_log.iter().cloned()));
-        let fallbacks = model.iter().flat_map(|m| m.fallbacks()).map(|f| diagnostics::Fallback {
-            at: f.at as i64,
-            reason: f.reason,
-        });
+        let fallbacks = model
+            .iter()
+            .flat_map(|m| m.fallbacks())
+            .map(|f| diagnostics::Fallback {
+                at: f.at as i64,
+                reason: f.reason,
+            });
         EngineFacts {
             requested: self.config.whisper.enable_gpu,
             actual: reports.first().map(actual_device),
@@ -320,7 +329,9 @@ impl Status {
         let facts = match cached.as_ref().filter(|(at, _)| at.elapsed() < FACTS_FRESH) {
             Some((_, facts)) => facts.clone(),
             None => {
-                let fresh = tokio::task::spawn_blocking(diagnostics::probe).await.unwrap_or_default();
+                let fresh = tokio::task::spawn_blocking(diagnostics::probe)
+                    .await
+                    .unwrap_or_default();
                 let fresh = Arc::new(fresh);
                 *cached = Some((Instant::now(), fresh.clone()));
                 fresh
@@ -344,7 +355,11 @@ impl Status {
     pub fn banner(&self, report: &GpuReport) -> Banner {
         let (model, _, _) = self.model();
         let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
-        let backends = report.compiled_backends.iter().map(|b| display_name(b).to_owned()).collect::<Vec<_>>();
+        let backends = report
+            .compiled_backends
+            .iter()
+            .map(|b| display_name(b).to_owned())
+            .collect::<Vec<_>>();
         Banner {
             gpu_enabled: self.config.whisper.enable_gpu,
             use_gpu: self.config.whisper.enable_gpu && !backends.is_empty(),
@@ -369,7 +384,11 @@ fn display_name(feature: &str) -> &str {
 }
 
 fn describe(report: &DeviceReport) -> String {
-    if report.gpu { format!("{}: {}", report.device, report.description) } else { report.description.clone() }
+    if report.gpu {
+        format!("{}: {}", report.device, report.description)
+    } else {
+        report.description.clone()
+    }
 }
 
 fn actual_device(report: &DeviceReport) -> ActualDevice {

@@ -81,6 +81,9 @@ mod tests {
     fn numbers_that_are_none_become_silence() {
         let mut samples = [f32::NAN, f32::INFINITY, -1e30, 0.25];
         sanitize(&mut samples);
-        assert_eq!(samples.map(|sample| format!("{sample}")), ["0", "0", "-16", "0.25"]);
+        assert_eq!(
+            samples.map(|sample| format!("{sample}")),
+            ["0", "0", "-16", "0.25"]
+        );
     }
 }

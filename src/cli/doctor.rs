@@ -29,7 +29,9 @@ pub(super) async fn run(common: &Common, json: bool) -> anyhow::Result<ExitCode>
         (_, reason) => say(&format!(
             "{}: {}",
             app.locale.model_missing(),
-            reason.as_deref().unwrap_or(app.locale.pick("no reason given", "理由は不明です"))
+            reason
+                .as_deref()
+                .unwrap_or(app.locale.pick("no reason given", "理由は不明です"))
         )),
     }
     Ok(ExitCode::SUCCESS)

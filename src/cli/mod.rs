@@ -83,7 +83,12 @@ enum Command {
 
 impl Common {
     fn overrides(&self) -> Overrides {
-        Overrides { host: self.host.clone(), port: self.port, model: self.model.clone(), cpu: self.cpu }
+        Overrides {
+            host: self.host.clone(),
+            port: self.port,
+            model: self.model.clone(),
+            cpu: self.cpu,
+        }
     }
 
     fn load(&self, write: bool) -> anyhow::Result<Loaded> {
@@ -101,7 +106,11 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve);
     if let Command::Engine { devices } = command {
-        return if devices { crate::engine::child::list_devices() } else { crate::engine::child::run() };
+        return if devices {
+            crate::engine::child::list_devices()
+        } else {
+            crate::engine::child::run()
+        };
     }
     match dispatch(&cli.common, command) {
         Ok(code) => code,

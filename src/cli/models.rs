@@ -56,7 +56,10 @@ pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode>
 fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<ExitCode> {
     match command {
         Command::List => {
-            say(&format!("{:<26} {:>9}  {:<13} {}", "NAME", "MiB", "LANGUAGES", "STATE"));
+            say(&format!(
+                "{:<26} {:>9}  {:<13} {}",
+                "NAME", "MiB", "LANGUAGES", "STATE"
+            ));
             for model in store.list()? {
                 let languages = model.languages.map_or_else(|| "?".to_owned(), |l| l.to_string());
                 let state = match (&model.problem, &model.path) {
@@ -64,7 +67,12 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                     (None, Some(_)) => "installed".to_owned(),
                     (None, None) => "available".to_owned(),
                 };
-                say(&format!("{:<26} {:>9}  {:<13} {state}", model.name, model.bytes >> 20, languages));
+                say(&format!(
+                    "{:<26} {:>9}  {:<13} {state}",
+                    model.name,
+                    model.bytes >> 20,
+                    languages
+                ));
             }
         }
         Command::Pull { names } => {
@@ -74,10 +82,18 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                 say(&format!("{name}: {}", path.display()));
             }
         }
-        Command::Import { source, name, quantize } => {
+        Command::Import {
+            source,
+            name,
+            quantize,
+        } => {
             let imported = store.import(&source, name.as_deref(), quantize, shown)?;
             shown.finish();
-            say(&format!("{} (SHA-256 {})", imported.path.display(), imported.digests.sha256));
+            say(&format!(
+                "{} (SHA-256 {})",
+                imported.path.display(),
+                imported.digests.sha256
+            ));
         }
         Command::Verify { names } => {
             let mut good = true;
@@ -86,8 +102,12 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                     Ok(verified) => {
                         shown.finish();
                         let how = match verified.checked {
-                            Checked::Published(sum) => format!("the published file ({} {})", sum.algorithm(), sum.hex()),
-                            Checked::Recorded(sum) => format!("as imported ({} {})", sum.algorithm(), sum.hex()),
+                            Checked::Published(sum) => {
+                                format!("the published file ({} {})", sum.algorithm(), sum.hex())
+                            }
+                            Checked::Recorded(sum) => {
+                                format!("as imported ({} {})", sum.algorithm(), sum.hex())
+                            }
                             Checked::StructureOnly => "whole; no checksum is known for it".to_owned(),
                         };
                         say(&format!("{name}: {how}"));
@@ -99,7 +119,11 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                     }
                 }
             }
-            return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(if good {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
         }
         Command::Remove { names } => {
             for name in names {

@@ -30,13 +30,28 @@ struct Step {
 
 impl Shown {
     pub(super) fn new() -> Self {
-        let step = Step { bar: None, what: String::new(), done: 0, total: None, said: Instant::now() };
-        Self { terminal: std::io::stderr().is_terminal(), step: Mutex::new(step) }
+        let step = Step {
+            bar: None,
+            what: String::new(),
+            done: 0,
+            total: None,
+            said: Instant::now(),
+        };
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            step: Mutex::new(step),
+        }
     }
 
     /// Takes the bar away.
     pub(super) fn finish(&self) {
-        if let Some(bar) = self.step.lock().unwrap_or_else(PoisonError::into_inner).bar.take() {
+        if let Some(bar) = self
+            .step
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .bar
+            .take()
+        {
             bar.finish_and_clear();
         }
     }
@@ -62,7 +77,13 @@ impl Progress for Shown {
         } else {
             super::say_error(what);
         }
-        *step = Step { bar: step.bar.take(), what: what.to_owned(), done: 0, total, said: Instant::now() };
+        *step = Step {
+            bar: step.bar.take(),
+            what: what.to_owned(),
+            done: 0,
+            total,
+            said: Instant::now(),
+        };
     }
 
     fn advance(&self, bytes: u64) {

@@ -17,8 +17,16 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let loaded = common.load(true)?;
     let app = App::new(&loaded)?;
     if loaded.written {
-        let path = loaded.path.as_deref().map(|p| p.display().to_string()).unwrap_or_default();
-        tracing::info!("{path}: {}", app.locale.pick("written with the defaults", "既定値で作成しました"));
+        let path = loaded
+            .path
+            .as_deref()
+            .map(|p| p.display().to_string())
+            .unwrap_or_default();
+        tracing::info!(
+            "{path}: {}",
+            app.locale
+                .pick("written with the defaults", "既定値で作成しました")
+        );
     }
     let listener = listen(&app.config.server).await?;
     let address = listener.local_addr().context("the listener has no address")?;
@@ -66,7 +74,10 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
             }
         })
     };
-    say(&format!("{} http://{address}", app.locale.pick("Listening on", "待ち受け中:")));
+    say(&format!(
+        "{} http://{address}",
+        app.locale.pick("Listening on", "待ち受け中:")
+    ));
     let served = app.serve(listener, stop).await;
     loading.abort();
     served?;
@@ -83,20 +94,41 @@ async fn listen(server: &ServerConfig) -> anyhow::Result<TcpListener> {
             server.port.wrapping_add(1).max(1024)
         ),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            bail!("port {} needs administrator rights; start with --port 8080", server.port)
+            bail!(
+                "port {} needs administrator rights; start with --port 8080",
+                server.port
+            )
         }
         Err(error) => {
-            bail!("cannot listen on `{}` port {} (server.host, server.port): {error}", server.host, server.port)
+            bail!(
+                "cannot listen on `{}` port {} (server.host, server.port): {error}",
+                server.host,
+                server.port
+            )
         }
     }
 }
 
 /// What to type next.
 fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConfig) -> Vec<String> {
-    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
-    let host = if address.is_ipv6() && host.contains(':') { format!("[{host}]") } else { host };
-    let key = if server.api_keys.is_empty() { "" } else { " -H \"api-key: $KEY\"" };
-    let sample = ["tests/fixtures/jfk.wav"].into_iter().find(|p| std::path::Path::new(p).exists());
+    let host = if address.ip().is_unspecified() {
+        "localhost".to_owned()
+    } else {
+        address.ip().to_string()
+    };
+    let host = if address.is_ipv6() && host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
+    let key = if server.api_keys.is_empty() {
+        ""
+    } else {
+        " -H \"api-key: $KEY\""
+    };
+    let sample = ["tests/fixtures/jfk.wav"]
+        .into_iter()
+        .find(|p| std::path::Path::new(p).exists());
     vec![
         locale.pick("Try it:", "お試しください:").to_owned(),
         format!(
@@ -110,7 +142,8 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
 #[cfg(unix)]
 async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };

@@ -68,15 +68,26 @@ pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
     shown.finish();
 
     let options = TranscribeOptions {
-        task: if arguments.translate { Task::Translate } else { Task::Transcribe },
+        task: if arguments.translate {
+            Task::Translate
+        } else {
+            Task::Transcribe
+        },
         language,
         prompt: arguments.prompt.clone(),
         word_times: arguments.words,
         ..TranscribeOptions::default()
     };
-    let ticket = app.jobs.admit().map_err(|_| anyhow::anyhow!("no place is free"))?;
+    let ticket = app
+        .jobs
+        .admit()
+        .map_err(|_| anyhow::anyhow!("no place is free"))?;
     let mut job = app.jobs.start(audio, options, ticket);
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let bar = if std::io::stderr().is_terminal() {
+        ProgressBar::new_spinner()
+    } else {
+        ProgressBar::hidden()
+    };
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
         bar.set_style(style);
     }
@@ -95,10 +106,15 @@ pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
     }
     bar.finish_and_clear();
     app.jobs.registry().stop();
-    let Some(transcript) = outcome else { bail!("the transcription ended without a result") };
+    let Some(transcript) = outcome else {
+        bail!("the transcription ended without a result")
+    };
     print(&transcript, &arguments)?;
     if transcript.segments.is_empty() {
-        say_error(app.locale.pick("no speech was found", "音声が見つかりませんでした"));
+        say_error(
+            app.locale
+                .pick("no speech was found", "音声が見つかりませんでした"),
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

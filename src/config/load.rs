@@ -44,7 +44,11 @@ pub struct Loaded {
 impl Loaded {
     /// Folder that relative paths count from.
     pub fn folder(&self) -> PathBuf {
-        let parent = self.path.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+        let parent = self
+            .path
+            .as_deref()
+            .and_then(Path::parent)
+            .filter(|p| !p.as_os_str().is_empty());
         parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
     }
 }
@@ -111,13 +115,21 @@ pub fn load(
             };
             // Once as settings, for errors with line and key; once as a table to lay the next layers on.
             toml::from_str::<Config>(&text).map_err(broken)?;
-            (toml::from_str::<Table>(&text).map_err(broken)?, Some(path.to_owned()))
+            (
+                toml::from_str::<Table>(&text).map_err(broken)?,
+                Some(path.to_owned()),
+            )
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             written = write && write_template(path).is_ok();
             (Table::new(), Some(path.to_owned()))
         }
-        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
     note(&table, "", &path.display().to_string(), &mut origins);
 
@@ -126,12 +138,18 @@ pub fn load(
     variables.sort();
     for (name, value) in &variables {
         if name == "WHISPER_MODEL" && !value.is_empty() {
-            set(&mut table, &["whisper", "model_path"], Value::String(value.clone()));
+            set(
+                &mut table,
+                &["whisper", "model_path"],
+                Value::String(value.clone()),
+            );
             origins.insert("whisper.model_path".to_owned(), name.clone());
         }
     }
     for (name, value) in variables {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
         let key = rest.to_ascii_lowercase().replace("__", ".");
         let parts: Vec<&str> = key.split('.').collect();
         let known = matches!(parts.as_slice(), [section, key]
@@ -147,15 +165,20 @@ pub fn load(
             // A number given for a text, for example an all-digit key.
             set(&mut trial, &parts, Value::String(value));
             if Config::deserialize(trial.clone()).is_err() {
-                return Err(ConfigError::Environment { name, message: e.message().trim().to_owned() });
+                return Err(ConfigError::Environment {
+                    name,
+                    message: e.message().trim().to_owned(),
+                });
             }
         }
         table = trial;
         origins.insert(key, name);
     }
 
-    let mut config = Config::deserialize(table)
-        .map_err(|e| ConfigError::File { path: path.to_owned(), message: e.message().trim().to_owned() })?;
+    let mut config = Config::deserialize(table).map_err(|e| ConfigError::File {
+        path: path.to_owned(),
+        message: e.message().trim().to_owned(),
+    })?;
     let mut flag = |key: &str, flag: &str| {
         origins.insert(key.to_owned(), flag.to_owned());
     };
@@ -176,7 +199,12 @@ pub fn load(
         flag("whisper.enable_gpu", "--cpu");
     }
     validate(&config, &origins)?;
-    Ok(Loaded { config, path: file, written, origins })
+    Ok(Loaded {
+        config,
+        path: file,
+        written,
+        origins,
+    })
 }
 
 fn write_template(path: &Path) -> std::io::Result<()> {
@@ -186,7 +214,11 @@ fn write_template(path: &Path) -> std::io::Result<()> {
 
 fn note(table: &Table, prefix: &str, origin: &str, origins: &mut BTreeMap<String, String>) {
     for (key, value) in table {
-        let dotted = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let dotted = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         match value {
             Value::Table(inner) => note(inner, &dotted, origin, origins),
             _ => {
@@ -203,7 +235,9 @@ fn set(table: &mut Table, parts: &[&str], value: Value) {
             table.insert((*key).to_owned(), value);
         }
         [section, rest @ ..] => {
-            let inner = table.entry(*section).or_insert_with(|| Value::Table(Table::new()));
+            let inner = table
+                .entry(*section)
+                .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(inner) = inner {
                 set(inner, rest, value);
             }
@@ -226,7 +260,12 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
             return Ok(());
         }
         let origin = origins.get(key).cloned().unwrap_or_else(|| "default".to_owned());
-        Err(ConfigError::Value { key: key.to_owned(), value, accepted: accepted.to_owned(), origin })
+        Err(ConfigError::Value {
+            key: key.to_owned(),
+            value,
+            accepted: accepted.to_owned(),
+            origin,
+        })
     };
     let whisper = &config.whisper;
     let code = whisper.language.as_str();
@@ -236,7 +275,12 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         format!("{code:?}"),
         "`auto` or a code Whisper knows, such as `ja`",
     )?;
-    check(!whisper.model_path.is_empty(), "whisper.model_path", "\"\"".to_owned(), "a path or a catalogue name")?;
+    check(
+        !whisper.model_path.is_empty(),
+        "whisper.model_path",
+        "\"\"".to_owned(),
+        "a path or a catalogue name",
+    )?;
     check(
         (1..=8).contains(&whisper.beam_size),
         "whisper.beam_size",
@@ -263,8 +307,16 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         "more than 0",
     )?;
     let s = &config.speech;
-    for (key, value) in [("speech.threshold", s.threshold), ("speech.threshold_end", s.threshold_end)] {
-        check((0.0..=1.0).contains(&value), key, value.to_string(), "0 to 1 are accepted")?;
+    for (key, value) in [
+        ("speech.threshold", s.threshold),
+        ("speech.threshold_end", s.threshold_end),
+    ] {
+        check(
+            (0.0..=1.0).contains(&value),
+            key,
+            value.to_string(),
+            "0 to 1 are accepted",
+        )?;
     }
     check(
         (1.0..=30.0).contains(&s.max_window_seconds),
@@ -279,7 +331,11 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         "at least 1",
     )?;
     check(
-        config.server.api_keys.iter().all(|k| !k.is_empty() && k.is_ascii()),
+        config
+            .server
+            .api_keys
+            .iter()
+            .all(|k| !k.is_empty() && k.is_ascii()),
         "server.api_keys",
         "…".to_owned(),
         "keys are not empty and ASCII",
@@ -320,8 +376,13 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_refused_with_its_line_and_what_is_accepted() {
-        let error = load_text("[server]\nporrt = 1\n", &[], &Overrides::default()).unwrap_err().to_string();
-        assert!(error.contains("porrt") && error.contains("line 2") && error.contains("`port`"), "{error}");
+        let error = load_text("[server]\nporrt = 1\n", &[], &Overrides::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("porrt") && error.contains("line 2") && error.contains("`port`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -333,7 +394,10 @@ mod tests {
             ("WHISPER_BACKEND__PERFORMANCE__SLOTS", "3"),
             ("WHISPER_MODEL", "small"),
         ];
-        let flags = Overrides { host: Some("b".to_owned()), ..Overrides::default() };
+        let flags = Overrides {
+            host: Some("b".to_owned()),
+            ..Overrides::default()
+        };
         let loaded = load_text(file, &env, &flags).unwrap();
         assert_eq!(loaded.config.server.port, 2000);
         assert_eq!(loaded.config.server.host, "b");
@@ -346,16 +410,27 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_of_ours_is_refused_but_others_are_none_of_our_business() {
-        let error = load_text("", &[("WHISPER_BACKEND__SERVER__PROT", "1")], &Overrides::default());
+        let error = load_text(
+            "",
+            &[("WHISPER_BACKEND__SERVER__PROT", "1")],
+            &Overrides::default(),
+        );
         assert!(error.unwrap_err().to_string().contains("server.prot"));
         assert!(load_text("", &[("WHISPER_CUBLAS", "1")], &Overrides::default()).is_ok());
     }
 
     #[test]
     fn a_value_out_of_range_names_its_origin() {
-        let error = load_text("", &[("WHISPER_BACKEND__WHISPER__BEAM_SIZE", "99")], &Overrides::default());
+        let error = load_text(
+            "",
+            &[("WHISPER_BACKEND__WHISPER__BEAM_SIZE", "99")],
+            &Overrides::default(),
+        );
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"), "{error}");
+        assert!(
+            error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"),
+            "{error}"
+        );
     }
 
     #[test]

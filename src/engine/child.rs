@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine, read_frame, write_frame};
+use super::message::{
+    DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine, read_frame, write_frame,
+};
 use crate::transcript::WindowTranscript;
 
 /// Exit code after a start that failed for a reason already told.
@@ -74,7 +76,10 @@ fn serve() -> io::Result<ExitCode> {
     let out = Arc::new(Mutex::new(claim_stdout()?));
     let mut input = BufReader::with_capacity(1 << 16, io::stdin());
     let Some((ToEngine::Start(spec), _)) = read_frame(&mut input)? else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the first message must be `Start`"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the first message must be `Start`",
+        ));
     };
     let mut slots = Vec::new();
     let started = start(&spec, &mut slots);
@@ -91,17 +96,22 @@ fn serve() -> io::Result<ExitCode> {
     let queue = Arc::new(Mutex::new(queue));
     for (number, mut slot) in slots.into_iter().enumerate() {
         let (queue, out, running) = (queue.clone(), out.clone(), running.clone());
-        std::thread::Builder::new().name(format!("slot-{number}")).spawn(move || {
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(job) = next else { return };
-                let answer = run_job(slot.as_mut(), &job);
-                running.lock().unwrap_or_else(PoisonError::into_inner).remove(&job.id);
-                if send(&out, &answer).is_err() {
-                    return; // the server has gone; the main thread sees the end of stdin
+        std::thread::Builder::new()
+            .name(format!("slot-{number}"))
+            .spawn(move || {
+                loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(job) = next else { return };
+                    let answer = run_job(slot.as_mut(), &job);
+                    running
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .remove(&job.id);
+                    if send(&out, &answer).is_err() {
+                        return; // the server has gone; the main thread sees the end of stdin
+                    }
                 }
-            }
-        })?;
+            })?;
     }
     send(&out, &FromEngine::Ready(report))?;
 
@@ -109,8 +119,20 @@ fn serve() -> io::Result<ExitCode> {
         match message {
             ToEngine::Window { id, threads, options } => {
                 let cancel = Arc::new(AtomicBool::new(false));
-                running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cancel.clone());
-                if jobs.send(Job { id, threads, options, samples, cancel }).is_err() {
+                running
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(id, cancel.clone());
+                if jobs
+                    .send(Job {
+                        id,
+                        threads,
+                        options,
+                        samples,
+                        cancel,
+                    })
+                    .is_err()
+                {
                     return Ok(ExitCode::FAILURE);
                 }
             }
@@ -130,12 +152,24 @@ fn serve() -> io::Result<ExitCode> {
 fn run_job(slot: &mut dyn Slot, job: &Job) -> FromEngine {
     let id = job.id;
     if job.cancel.load(Ordering::Relaxed) {
-        return FromEngine::Failed { id, detail: "cancelled".to_owned(), cancelled: true };
+        return FromEngine::Failed {
+            id,
+            detail: "cancelled".to_owned(),
+            cancelled: true,
+        };
     }
     match slot.run(&job.samples, &job.options, job.threads, &job.cancel) {
         Ok(transcript) => FromEngine::Done { id, transcript },
-        Err(None) => FromEngine::Failed { id, detail: "cancelled".to_owned(), cancelled: true },
-        Err(Some(detail)) => FromEngine::Failed { id, detail, cancelled: false },
+        Err(None) => FromEngine::Failed {
+            id,
+            detail: "cancelled".to_owned(),
+            cancelled: true,
+        },
+        Err(Some(detail)) => FromEngine::Failed {
+            id,
+            detail,
+            cancelled: false,
+        },
     }
 }
 
@@ -183,7 +217,11 @@ fn claim_stdout() -> io::Result<File> {
 }
 
 fn send(out: &Mutex<File>, message: &FromEngine) -> io::Result<()> {
-    write_frame(&mut *out.lock().unwrap_or_else(PoisonError::into_inner), message, &[])
+    write_frame(
+        &mut *out.lock().unwrap_or_else(PoisonError::into_inner),
+        message,
+        &[],
+    )
 }
 
 fn eprintln_line(line: &str) {
@@ -193,7 +231,9 @@ fn eprintln_line(line: &str) {
 
 /// An engine that follows a script: reaches states that a real one reaches once a year.
 mod scripted {
-    use super::{AtomicBool, Backend, DecodeOptions, DeviceReport, Duration, Ordering, Slot, WindowTranscript};
+    use super::{
+        AtomicBool, Backend, DecodeOptions, DeviceReport, Duration, Ordering, Slot, WindowTranscript,
+    };
     use crate::transcript::{WindowSegment, WindowToken};
     use std::path::Path;
 

@@ -15,9 +15,52 @@ const NEGLIGIBLE_LOGIT: f32 = 18.0;
 
 /// Symbols that describe sound instead of speech (openai-whisper `tokenizer.py`, `non_speech_tokens`).
 const NON_SPEECH: [&str; 46] = [
-    "\"", "#", "(", ")", "*", "+", "/", ":", ";", "<", "=", ">", "@", "[", "\\", "]", "^", "_", "`", "{", "|",
-    "}", "~", "「", "」", "『", "』", "<<", ">>", "<<<", ">>>", "--", "---", "-(", "-[", "('", "(\"", "((", "))",
-    "(((", ")))", "[[", "]]", "{{", "}}", "♪♪♪",
+    "\"",
+    "#",
+    "(",
+    ")",
+    "*",
+    "+",
+    "/",
+    ":",
+    ";",
+    "<",
+    "=",
+    ">",
+    "@",
+    "[",
+    "\\",
+    "]",
+    "^",
+    "_",
+    "`",
+    "{",
+    "|",
+    "}",
+    "~",
+    "「",
+    "」",
+    "『",
+    "』",
+    "<<",
+    ">>",
+    "<<<",
+    ">>>",
+    "--",
+    "---",
+    "-(",
+    "-[",
+    "('",
+    "(\"",
+    "((",
+    "))",
+    "(((",
+    ")))",
+    "[[",
+    "]]",
+    "{{",
+    "}}",
+    "♪♪♪",
 ];
 /// Musical signs; every token that begins with their common bytes is suppressed, as there.
 const MUSIC: [&str; 8] = ["♩", "♪", "♫", "♬", "♭", "♮", "♯", "♪♪"];
@@ -46,7 +89,10 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     /// Fills the lists of suppressed tokens from the tokens' texts.
-    #[allow(clippy::too_many_arguments, reason = "the special tokens of a vocabulary are that many")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the special tokens of a vocabulary are that many"
+    )]
     pub(super) fn new<'t>(
         special: Special,
         languages: Range<i32>,
@@ -206,7 +252,11 @@ fn apply_rules(logits: &mut [f32], tokens: &[Choice], v: &Vocabulary, last_times
     }
     // Time does not go back; a segment is never empty.
     if let Some(latest) = tokens.iter().rev().find(|t| v.is_timestamp(t.id)) {
-        let from = if last_is && !before_is { latest.id } else { latest.id + 1 };
+        let from = if last_is && !before_is {
+            latest.id
+        } else {
+            latest.id + 1
+        };
         mask(logits, first..from as usize);
     }
     mask(logits, (last_timestamp as usize + 1).max(first)..v.size);
@@ -237,7 +287,14 @@ fn choose(logits: &[f32], v: &Vocabulary) -> Choice {
     // Normalised over what was allowed; with text masked, over the timestamps alone (openai-whisper order).
     let normaliser = if take_time { time_sum } else { whole };
     let logprob = logit - normaliser;
-    Choice { id: id as i32, logprob: if logprob.is_finite() { logprob.min(0.0) } else { -100.0 } }
+    Choice {
+        id: id as i32,
+        logprob: if logprob.is_finite() {
+            logprob.min(0.0)
+        } else {
+            -100.0
+        },
+    }
 }
 
 fn greatest(values: &[f32]) -> (usize, f32) {
@@ -255,19 +312,29 @@ fn log_sum_exp(values: &[f32], max: f32) -> f32 {
         return max;
     }
     let floor = max - NEGLIGIBLE_LOGIT;
-    let sum: f32 = values.iter().filter(|&&v| v > floor).map(|v| (v - max).exp()).sum();
+    let sum: f32 = values
+        .iter()
+        .filter(|&&v| v > floor)
+        .map(|v| (v - max).exp())
+        .sum();
     max + sum.ln()
 }
 
 fn log_add(a: f32, b: f32) -> f32 {
     let (high, low) = if a > b { (a, b) } else { (b, a) };
-    if low == f32::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
+    if low == f32::NEG_INFINITY {
+        high
+    } else {
+        high + (low - high).exp().ln_1p()
+    }
 }
 
 /// Probability of one token against all others, before any rule.
 pub(super) fn probability(logits: &[f32], id: i32) -> f32 {
     let max = greatest(logits).1;
-    (logits[id as usize] - log_sum_exp(logits, max)).exp().clamp(0.0, 1.0)
+    (logits[id as usize] - log_sum_exp(logits, max))
+        .exp()
+        .clamp(0.0, 1.0)
 }
 
 /// The likeliest language among `candidates` (all when empty), as an index into the table, with its probability
@@ -293,7 +360,11 @@ fn ends_in_a_loop(tokens: &[Choice], v: &Vocabulary) -> bool {
     if tokens.len() < 12 || tokens.last().is_some_and(|t| v.is_timestamp(t.id)) {
         return false;
     }
-    let text: Vec<i32> = tokens.iter().map(|t| t.id).filter(|&id| !v.is_timestamp(id)).collect();
+    let text: Vec<i32> = tokens
+        .iter()
+        .map(|t| t.id)
+        .filter(|&id| !v.is_timestamp(id))
+        .collect();
     repeats_at_end(&text)
 }
 
@@ -344,7 +415,8 @@ mod tests {
             diarize: 17,
             first_timestamp: 20,
         };
-        let texts: Vec<(i32, &[u8])> = vec![(0, b" "), (1, b" a"), (2, b" b"), (3, b" ("), (4, "♪".as_bytes())];
+        let texts: Vec<(i32, &[u8])> =
+            vec![(0, b" "), (1, b" a"), (2, b" b"), (3, b" ("), (4, "♪".as_bytes())];
         Vocabulary::new(special, 18..20, 121, 448, texts.into_iter())
     }
 
@@ -429,6 +501,8 @@ mod tests {
     fn ordinary_repetition_is_not_a_loop() {
         assert!(!repeats_at_end(&[5, 5, 5, 5, 5, 5]));
         assert!(!repeats_at_end(&[1, 2, 3, 1, 2, 3, 1, 2, 3]));
-        assert!(repeats_at_end(&[9, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3]));
+        assert!(repeats_at_end(&[
+            9, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3
+        ]));
     }
 }

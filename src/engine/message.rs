@@ -209,7 +209,10 @@ pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opti
     input.read_exact(&mut header)?;
     let mut bytes = vec![0u8; samples * 4];
     input.read_exact(&mut bytes)?;
-    Ok(Some((serde_json::from_slice(&header)?, samples_from_bytes(&bytes))))
+    Ok(Some((
+        serde_json::from_slice(&header)?,
+        samples_from_bytes(&bytes),
+    )))
 }
 
 /// Splits and checks a frame's first eight bytes: header bytes, samples.
@@ -224,7 +227,12 @@ pub fn frame_lengths(lengths: [u8; 8]) -> io::Result<(usize, usize)> {
 }
 
 fn samples_from_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|c| f32::from_le_bytes(*c))
+        .collect()
 }
 
 #[cfg(test)]
@@ -233,7 +241,11 @@ mod tests {
 
     #[test]
     fn a_frame_survives_the_pipe() {
-        let message = ToEngine::Window { id: 7, threads: 2, options: DecodeOptions::default() };
+        let message = ToEngine::Window {
+            id: 7,
+            threads: 2,
+            options: DecodeOptions::default(),
+        };
         let mut pipe = Vec::new();
         write_frame(&mut pipe, &message, &[0.5, -1.0]).unwrap();
         let (back, samples) = read_frame::<ToEngine>(&mut pipe.as_slice()).unwrap().unwrap();

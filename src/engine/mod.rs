@@ -5,14 +5,14 @@
 //! [`child`] the engine's. Only [`whisper`] names `whisper_rs`.
 
 pub mod child;
+#[cfg(feature = "whisper")]
+mod decode;
 pub mod error;
+#[cfg(feature = "whisper")]
+mod gpu_libraries;
 pub mod message;
 pub mod process;
 pub mod supervisor;
-#[cfg(feature = "whisper")]
-mod decode;
-#[cfg(feature = "whisper")]
-mod gpu_libraries;
 #[cfg(feature = "whisper")]
 mod whisper;
 

@@ -84,8 +84,19 @@ impl Seat {
         let (send, state) = watch::channel(SeatState::Starting);
         let (stop, stopped) = watch::channel(false);
         let fallbacks = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(supervise(plan, placement, send, stopped, fallbacks.clone(), metrics));
-        Self { state, stop, fallbacks }
+        tokio::spawn(supervise(
+            plan,
+            placement,
+            send,
+            stopped,
+            fallbacks.clone(),
+            metrics,
+        ));
+        Self {
+            state,
+            stop,
+            fallbacks,
+        }
     }
 
     /// What it is doing now.
@@ -100,7 +111,10 @@ impl Seat {
 
     /// Moves that happened so far.
     pub fn fallbacks(&self) -> Vec<Fallback> {
-        self.fallbacks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.fallbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The report of the engine that is ready now.
@@ -132,8 +146,9 @@ async fn supervise(
     metrics: Arc<Metrics>,
 ) {
     let mut deaths = 0;
+    let mut gpu_slots = plan.spec.slots.max(1);
     loop {
-        let spec = spec_for(&plan, placement);
+        let spec = spec_for(&plan, placement, gpu_slots);
         let started = tokio::select! {
             started = EngineProcess::start(&plan.launcher, &spec, START_LIMIT) => started,
             _ = stop.wait_for(|stop| *stop) => break,
@@ -172,6 +187,12 @@ async fn supervise(
         };
         deaths += 1;
         match placement {
+            // Fewer windows side by side need less memory; only one is the last thing to try before the CPU.
+            Placement::Gpu(number) if gpu_slots > 1 && out_of_memory(&trouble) => {
+                gpu_slots /= 2;
+                tracing::warn!(gpu = number, slots = gpu_slots, %trouble, "GPU memory is short: fewer slots");
+                deaths = 0;
+            }
             // A start that fails on the GPU does not get better by itself; a death may have been the window's fault.
             Placement::Gpu(_)
                 if deaths >= GPU_DEATHS || matches!(trouble, EngineError::StartFailed { .. }) =>
@@ -182,7 +203,9 @@ async fn supervise(
             }
             Placement::Cpu if deaths >= CPU_DEATHS || matches!(trouble, EngineError::StartFailed { .. }) => {
                 tracing::error!(%trouble, "the model cannot be served; trying again in {BROKEN_PAUSE:?}");
-                let _ = state.send(SeatState::Broken { reason: trouble.to_string() });
+                let _ = state.send(SeatState::Broken {
+                    reason: trouble.to_string(),
+                });
                 tokio::select! {
                     () = tokio::time::sleep(BROKEN_PAUSE) => {}
                     _ = stop.wait_for(|stop| *stop) => break,
@@ -194,9 +217,33 @@ async fn supervise(
     let _ = state.send(SeatState::Stopped);
 }
 
-fn spec_for(plan: &EnginePlan, placement: Placement) -> EngineSpec {
+/// Words with which CUDA, Vulkan, ggml and whisper.cpp say that memory is short.
+fn out_of_memory(trouble: &EngineError) -> bool {
+    let said = match trouble {
+        EngineError::Died { log, .. } => log.join("\n"),
+        EngineError::StartFailed { reason } => reason.clone(),
+        _ => return false,
+    };
+    let said = said.to_lowercase();
+    [
+        "out of memory",
+        "failed to allocate",
+        "outofdevicememory",
+        "cannot set up a state",
+        "alloc_buffer",
+        "alloc_tensor",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+fn spec_for(plan: &EnginePlan, placement: Placement, gpu_slots: usize) -> EngineSpec {
     match placement {
-        Placement::Gpu(number) => EngineSpec { gpu_device: Some(number), ..plan.spec.clone() },
+        Placement::Gpu(number) => EngineSpec {
+            gpu_device: Some(number),
+            slots: gpu_slots,
+            ..plan.spec.clone()
+        },
         Placement::Cpu => EngineSpec {
             gpu_device: None,
             slots: plan.cpu_slots,
@@ -208,7 +255,9 @@ fn spec_for(plan: &EnginePlan, placement: Placement) -> EngineSpec {
 
 fn silent_reason(report: &DeviceReport) -> String {
     let said = report.device_log.iter().rev().find(|l| {
-        ["fail", "rror", "nsupported", "no GPU", "No devices"].iter().any(|word| l.contains(word))
+        ["fail", "rror", "nsupported", "no GPU", "No devices"]
+            .iter()
+            .any(|word| l.contains(word))
     });
     match said {
         Some(line) => format!("ggml went on with the CPU: {line}"),
@@ -223,7 +272,36 @@ fn record(fallbacks: &Mutex<Vec<Fallback>>, metrics: &Metrics, from: Placement, 
     };
     tracing::warn!(%from, %reason, "GPU → CPU");
     metrics.fallbacks.add(1);
-    let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let fallback = Fallback { at, from, to: "cpu".to_owned(), reason: reason.to_owned() };
-    fallbacks.lock().unwrap_or_else(PoisonError::into_inner).push(fallback);
+    let at = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let fallback = Fallback {
+        at,
+        from,
+        to: "cpu".to_owned(),
+        reason: reason.to_owned(),
+    };
+    fallbacks
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(fallback);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_trouble_is_told_from_other_trouble() {
+        let died = |line: &str| EngineError::Died {
+            status: "abort".to_owned(),
+            log: vec![line.to_owned()],
+        };
+        assert!(out_of_memory(&died("CUDA error: out of memory")));
+        assert!(out_of_memory(&died(
+            "alloc_tensor_range: failed to allocate Vulkan0 buffer of size 1"
+        )));
+        assert!(!out_of_memory(&died("an illegal memory access was encountered")));
+        assert!(!out_of_memory(&EngineError::Cancelled));
+    }
 }

@@ -74,7 +74,10 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     parameters.flash_attn(spec.flash_attention);
     let context = WhisperContext::new_with_params(&spec.model, parameters)
         .map_err(|e| format!("whisper.cpp cannot load `{}`: {e}", spec.model.display()))?;
-    let model_type = context.model_type_readable_str_lossy().map(|s| s.into_owned()).unwrap_or_default();
+    let model_type = context
+        .model_type_readable_str_lossy()
+        .map(|s| s.into_owned())
+        .unwrap_or_default();
     let vocabulary = Arc::new(vocabulary(&context));
     Ok(Box::new(Whisper {
         alignment: Arc::new(Alignment {
@@ -104,14 +107,20 @@ impl Backend for Whisper {
     fn report(&self) -> DeviceReport {
         let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // ggml may list a device and still fail to use it; what it used it says in its log.
-        let refused = log.iter().any(|l| l.contains("failed to initialize") || l.contains("no GPU found"));
+        let refused = log
+            .iter()
+            .any(|l| l.contains("failed to initialize") || l.contains("no GPU found"));
         let gpu = self.picked.clone().filter(|_| !refused);
         let memory = gpu.as_ref().map(Device::memory);
         DeviceReport {
             gpu: gpu.is_some(),
-            backend: gpu.as_ref().map_or_else(|| "CPU".to_owned(), |d| d.backend.clone()),
+            backend: gpu
+                .as_ref()
+                .map_or_else(|| "CPU".to_owned(), |d| d.backend.clone()),
             device: gpu.as_ref().map_or_else(|| "CPU".to_owned(), |d| d.name.clone()),
-            description: gpu.as_ref().map_or_else(cpu_description, |d| d.description.clone()),
+            description: gpu
+                .as_ref()
+                .map_or_else(cpu_description, |d| d.description.clone()),
             memory_total_bytes: memory.map(|m| m.1),
             memory_free_bytes: memory.map(|m| m.0),
             listed_devices: listed_devices(),
@@ -155,7 +164,10 @@ struct Alignment {
 impl Alignment {
     fn state(&self) -> Result<WhisperState, String> {
         let context = self.context.get_or_init(|| {
-            let preset = self.preset.clone().ok_or("word times cannot be had from this model")?;
+            let preset = self
+                .preset
+                .clone()
+                .ok_or("word times cannot be had from this model")?;
             let mut parameters = WhisperContextParameters::default();
             parameters.use_gpu(self.gpu_device.is_some());
             parameters.gpu_device(self.gpu_device.unwrap_or(0) as i32);
@@ -211,7 +223,9 @@ impl Slot for WhisperSlot {
         params.set_temperature_inc(0.0);
         params.set_audio_ctx(128);
         params.set_max_tokens(2);
-        self.state.full(params, &silence).map_err(|e| format!("the first run failed: {e}"))
+        self.state
+            .full(params, &silence)
+            .map_err(|e| format!("the first run failed: {e}"))
     }
 }
 
@@ -263,13 +277,27 @@ impl WhisperSlot {
                 language = self.detect(options, threads)?;
             }
             let temperature = (options.temperature, TEMPERATURE_STEP);
-            let ask = FullRun { language, context: short, temperature, aligned: options.word_times };
+            let ask = FullRun {
+                language,
+                context: short,
+                temperature,
+                aligned: options.word_times,
+            };
             let first = self.full(window, options, &ask, threads, cancel)?;
             if short == full || !doubtful(&first, window.seconds) {
                 return Ok(first);
             }
-            let again = self.full(window, options, &FullRun { context: full, ..ask }, threads, cancel)?;
-            return Ok(WindowTranscript { full_context_retry: true, ..preferred(again, first) });
+            let again = self.full(
+                window,
+                options,
+                &FullRun { context: full, ..ask },
+                threads,
+                cancel,
+            )?;
+            return Ok(WindowTranscript {
+                full_context_retry: true,
+                ..preferred(again, first)
+            });
         }
 
         let first = self.greedy(window, options, language, short, threads, cancel)?;
@@ -280,7 +308,10 @@ impl WhisperSlot {
         let mut best = first;
         if short < full {
             let again = self.greedy(window, options, language, full, threads, cancel)?;
-            best = WindowTranscript { full_context_retry: true, ..preferred(again, best) };
+            best = WindowTranscript {
+                full_context_retry: true,
+                ..preferred(again, best)
+            };
             if !unusable(&best, window.seconds) {
                 return Ok(best);
             }
@@ -293,11 +324,20 @@ impl WhisperSlot {
             aligned: false,
         };
         let warm = self.full(window, options, &ask, threads, cancel)?;
-        Ok(WindowTranscript { full_context_retry: retried, ..better(best, warm) })
+        Ok(WindowTranscript {
+            full_context_retry: retried,
+            ..better(best, warm)
+        })
     }
 
     /// Puts the window's spectrogram and encoder length into the state, then encodes from `offset` (10 ms steps).
-    fn encode(&mut self, window: &Input<'_>, context: u32, offset: usize, threads: u32) -> Result<(), StepError> {
+    fn encode(
+        &mut self,
+        window: &Input<'_>,
+        context: u32,
+        offset: usize,
+        threads: u32,
+    ) -> Result<(), StepError> {
         // There is no call that sets the encoder's length. `whisper_full` over the first 100 ms does nothing
         // else: it stores the spectrogram and the length and finds too little to decode.
         let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
@@ -310,7 +350,9 @@ impl WhisperSlot {
 
     fn detect(&mut self, options: &DecodeOptions, threads: u32) -> Result<Option<usize>, StepError> {
         let start = self.vocabulary.start_of_transcript;
-        self.state.decode(&[start], 0, threads as usize).map_err(engine_error)?;
+        self.state
+            .decode(&[start], 0, threads as usize)
+            .map_err(engine_error)?;
         let logits = self.state.get_logits().map_err(engine_error)?;
         Ok(decode::language(logits, &self.vocabulary, &candidates(options)).map(|(index, _)| index))
     }
@@ -333,7 +375,12 @@ impl WhisperSlot {
                 return Err(StepError::Cancelled);
             }
             self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
-            let mut run = Run { state: &mut self.state, position: 0, threads: threads as usize, cancel };
+            let mut run = Run {
+                state: &mut self.state,
+                position: 0,
+                threads: threads as usize,
+                cancel,
+            };
             let mut logits = Vec::new();
             if !prompt.is_empty() && pass == 0 {
                 run.step(v.previous, &mut logits)?;
@@ -423,17 +470,30 @@ impl WhisperSlot {
 
     fn token(&self, choice: Choice) -> WindowToken {
         let bytes = if choice.id < self.vocabulary.end_of_text {
-            self.context.token_to_bytes(choice.id).map(<[u8]>::to_vec).unwrap_or_default()
+            self.context
+                .token_to_bytes(choice.id)
+                .map(<[u8]>::to_vec)
+                .unwrap_or_default()
         } else {
             Vec::new()
         };
-        WindowToken { id: choice.id, bytes, logprob: choice.logprob, onset: None }
+        WindowToken {
+            id: choice.id,
+            bytes,
+            logprob: choice.logprob,
+            onset: None,
+        }
     }
 
     fn prompt_tokens(&self, prompt: Option<&str>) -> Vec<i32> {
-        let Some(prompt) = prompt.map(str::trim).filter(|p| !p.is_empty()) else { return Vec::new() };
+        let Some(prompt) = prompt.map(str::trim).filter(|p| !p.is_empty()) else {
+            return Vec::new();
+        };
         // openai-whisper puts a space before it and keeps the last half of the text context, less one.
-        let tokens = self.context.tokenize(&format!(" {prompt}"), prompt.len() + 8).unwrap_or_default();
+        let tokens = self
+            .context
+            .tokenize(&format!(" {prompt}"), prompt.len() + 8)
+            .unwrap_or_default();
         let keep = self.context.model_n_text_ctx() as usize / 2 - 1;
         tokens[tokens.len().saturating_sub(keep)..].to_vec()
     }
@@ -442,7 +502,9 @@ impl WhisperSlot {
         if self.vocabulary.languages.is_empty() {
             return Some("en".to_owned());
         }
-        index.and_then(|i| LANGUAGES.get(i)).map(|(code, _)| (*code).to_owned())
+        index
+            .and_then(|i| LANGUAGES.get(i))
+            .map(|(code, _)| (*code).to_owned())
     }
 
     fn full(
@@ -466,7 +528,10 @@ impl WhisperSlot {
         let mut params = FullParams::new(strategy);
         quiet(&mut params, threads);
         params.set_tokens(&prompt);
-        let code = ask.language.and_then(|i| LANGUAGES.get(i)).map_or("en", |(code, _)| *code);
+        let code = ask
+            .language
+            .and_then(|i| LANGUAGES.get(i))
+            .map_or("en", |(code, _)| *code);
         params.set_language(Some(code));
         params.set_translate(options.task == Task::Translate);
         params.set_temperature(ask.temperature.0);
@@ -495,11 +560,17 @@ impl WhisperSlot {
             language: self.language_code(ask.language),
             ..WindowTranscript::default()
         };
-        let state = if ask.aligned { self.aligned.as_ref().unwrap_or(&self.state) } else { &self.state };
+        let state = if ask.aligned {
+            self.aligned.as_ref().unwrap_or(&self.state)
+        } else {
+            &self.state
+        };
         for segment in state.as_iter() {
             let mut tokens = Vec::new();
             for index in 0..segment.n_tokens() {
-                let Some(token) = segment.get_token(index) else { continue };
+                let Some(token) = segment.get_token(index) else {
+                    continue;
+                };
                 let data = token.token_data();
                 if data.id == self.vocabulary.end_of_text {
                     continue;
@@ -512,7 +583,11 @@ impl WhisperSlot {
                     } else {
                         Vec::new()
                     },
-                    logprob: if data.plog.is_finite() { data.plog.min(0.0) } else { -100.0 },
+                    logprob: if data.plog.is_finite() {
+                        data.plog.min(0.0)
+                    } else {
+                        -100.0
+                    },
                     onset: (ask.aligned && is_text && data.t_dtw >= 0).then_some(data.t_dtw as f32 / 100.0),
                 });
             }
@@ -548,7 +623,9 @@ struct Run<'s> {
 impl Run<'_> {
     /// Several tokens at once; `whisper-rs` shows only the first token's logits then, so none are taken.
     fn feed(&mut self, tokens: &[i32]) -> Result<(), StepError> {
-        self.state.decode(tokens, self.position, self.threads).map_err(engine_error)?;
+        self.state
+            .decode(tokens, self.position, self.threads)
+            .map_err(engine_error)?;
         self.position += tokens.len();
         Ok(())
     }
@@ -572,7 +649,11 @@ fn engine_error(error: WhisperError) -> StepError {
 }
 
 fn candidates(options: &DecodeOptions) -> Vec<usize> {
-    options.candidate_languages.iter().filter_map(|code| language_index(code)).collect()
+    options
+        .candidate_languages
+        .iter()
+        .filter_map(|code| language_index(code))
+        .collect()
 }
 
 fn language_index(code: &str) -> Option<usize> {
@@ -603,7 +684,11 @@ impl Signs {
         Self {
             ids,
             avg_logprob: if count == 0 { 0.0 } else { sum / count as f32 },
-            no_speech_prob: transcript.segments.iter().map(|s| s.no_speech_prob).fold(0.0, f32::max),
+            no_speech_prob: transcript
+                .segments
+                .iter()
+                .map(|s| s.no_speech_prob)
+                .fold(0.0, f32::max),
             compression_ratio: crate::transcript::compression_ratio(&text),
         }
     }
@@ -630,7 +715,11 @@ fn unusable(transcript: &WindowTranscript, seconds: f32) -> bool {
 
 /// The full context's result, unless it alone loops: it is what the model was trained on.
 fn preferred(full: WindowTranscript, short: WindowTranscript) -> WindowTranscript {
-    if Signs::of(&full).loops() && !Signs::of(&short).loops() { short } else { full }
+    if Signs::of(&full).loops() && !Signs::of(&short).loops() {
+        short
+    } else {
+        full
+    }
 }
 
 /// The likelier of two; one that does not loop beats one that does.
@@ -640,7 +729,11 @@ fn better(a: WindowTranscript, b: WindowTranscript) -> WindowTranscript {
         (!signs.loops(), signs.avg_logprob)
     };
     let (ra, rb) = (rank(&a), rank(&b));
-    if rb.0 && !ra.0 || (ra.0 == rb.0 && rb.1 > ra.1) { b } else { a }
+    if rb.0 && !ra.0 || (ra.0 == rb.0 && rb.1 > ra.1) {
+        b
+    } else {
+        a
+    }
 }
 
 fn quiet(params: &mut FullParams<'_, '_>, threads: u32) {
@@ -673,13 +766,23 @@ fn vocabulary(context: &WhisperContext) -> Vocabulary {
         0..0
     };
     let texts = (0..special.end_of_text).filter_map(|id| Some((id, context.token_to_bytes(id).ok()?)));
-    Vocabulary::new(special, languages, size as usize, context.model_n_text_ctx() as usize, texts)
+    Vocabulary::new(
+        special,
+        languages,
+        size as usize,
+        context.model_n_text_ctx() as usize,
+        texts,
+    )
 }
 
 /// The model's alignment heads (openai-whisper `_ALIGNMENT_HEADS`), by its shape.
 fn alignment_preset(context: &WhisperContext) -> Option<DtwModelPreset> {
     let multilingual = context.is_multilingual();
-    let preset = match (context.model_n_audio_layer(), context.model_n_text_layer(), multilingual) {
+    let preset = match (
+        context.model_n_audio_layer(),
+        context.model_n_text_layer(),
+        multilingual,
+    ) {
         (4, 4, true) => DtwModelPreset::Tiny,
         (4, 4, false) => DtwModelPreset::TinyEn,
         (6, 6, true) => DtwModelPreset::Base,
@@ -712,7 +815,13 @@ impl Device {
     fn memory(&self) -> (u64, u64) {
         let (mut free, mut total) = (0usize, 0usize);
         // SAFETY: the handle came from `ggml_backend_dev_get`; devices live as long as the process.
-        unsafe { sys::ggml_backend_dev_memory(self.handle as sys::ggml_backend_dev_t, &raw mut free, &raw mut total) };
+        unsafe {
+            sys::ggml_backend_dev_memory(
+                self.handle as sys::ggml_backend_dev_t,
+                &raw mut free,
+                &raw mut total,
+            )
+        };
         (free as u64, total as u64)
     }
 }
@@ -739,7 +848,11 @@ fn all_devices() -> Vec<(u32, Device)> {
 
 /// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
 fn gpu_devices() -> Vec<Device> {
-    all_devices().into_iter().filter(|(kind, _)| matches!(kind, 1 | 2)).map(|(_, d)| d).collect()
+    all_devices()
+        .into_iter()
+        .filter(|(kind, _)| matches!(kind, 1 | 2))
+        .map(|(_, d)| d)
+        .collect()
 }
 
 /// The GPUs ggml can use, with their memory.
@@ -760,7 +873,10 @@ pub(super) fn list_gpus() -> Vec<GpuDevice> {
 }
 
 fn listed_devices() -> Vec<String> {
-    all_devices().into_iter().map(|(_, d)| format!("{}: {}", d.name, d.description)).collect()
+    all_devices()
+        .into_iter()
+        .map(|(_, d)| format!("{}: {}", d.name, d.description))
+        .collect()
 }
 
 fn cpu_description() -> String {
@@ -809,7 +925,10 @@ fn check_gpu_memory(device: &Device, model: &Path) -> Result<(), String> {
 }
 
 /// whisper.cpp asks this between encoder and decoder steps whether to stop.
-#[allow(unsafe_code, reason = "the safe wrapper reads its closure through the wrong type (whisper-rs 0.16.0)")]
+#[allow(
+    unsafe_code,
+    reason = "the safe wrapper reads its closure through the wrong type (whisper-rs 0.16.0)"
+)]
 fn set_abort(params: &mut FullParams<'_, '_>, cancel: &AtomicBool) {
     unsafe extern "C" fn cancelled(flag: *mut c_void) -> bool {
         // SAFETY: `flag` is the `AtomicBool` below, which outlives the call of `whisper_full`.
@@ -839,9 +958,11 @@ fn install_log() {
             2 => 'I',
             _ => 'D',
         };
-        let about_devices = ["backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal"]
-            .iter()
-            .any(|word| message.contains(word));
+        let about_devices = [
+            "backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal",
+        ]
+        .iter()
+        .any(|word| message.contains(word));
         if level == 4 || (level >= 2 && level <= 3 && about_devices) {
             let mut log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
             if log.len() < DEVICE_LOG_LINES {

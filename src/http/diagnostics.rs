@@ -29,7 +29,11 @@ pub fn router(status: Arc<Status>) -> Router {
 
 async fn health(State(status): State<Arc<Status>>) -> Response {
     let (ok, body) = status.health();
-    let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(body)).into_response()
 }
 
@@ -50,7 +54,9 @@ struct Models {
 
 async fn models(State(status): State<Arc<Status>>) -> Response {
     // Listing reads the model folder.
-    let data = tokio::task::spawn_blocking(move || status.model_list()).await.unwrap_or_default();
+    let data = tokio::task::spawn_blocking(move || status.model_list())
+        .await
+        .unwrap_or_default();
     Json(Models { object: "list", data }).into_response()
 }
 
@@ -61,6 +67,9 @@ struct Language {
 }
 
 async fn languages() -> Response {
-    let all: Vec<Language> = LANGUAGES.iter().map(|(code, name)| Language { code, name }).collect();
+    let all: Vec<Language> = LANGUAGES
+        .iter()
+        .map(|(code, name)| Language { code, name })
+        .collect();
     Json(serde_json::json!({ "object": "list", "data": all })).into_response()
 }

@@ -303,14 +303,20 @@ const DIAGNOSTICS: [(&str, &str); 5] = [
 
 fn diagnostic(path: &str, summary: &str) -> Operation {
     let body = |description: &str| {
-        let object = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object)).build();
+        let object = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::Object))
+            .build();
         ResponseBuilder::new()
             .description(description)
-            .content("application/json", ContentBuilder::new().schema(Some(object)).build())
+            .content(
+                "application/json",
+                ContentBuilder::new().schema(Some(object)).build(),
+            )
             .build()
     };
-    let mut operation =
-        operation(path, "get", summary, &[]).tag("diagnostics").response("200", body("A report"));
+    let mut operation = operation(path, "get", summary, &[])
+        .tag("diagnostics")
+        .response("200", body("A report"));
     if path == "/health" {
         operation = operation.response("503", body("Not now; the report says why"));
     }

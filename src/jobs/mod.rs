@@ -92,7 +92,9 @@ pub struct Ticket {
 impl Ticket {
     /// Wraps whatever frees the place when the last clone is dropped.
     pub fn new(permit: impl std::any::Any + Send + Sync) -> Self {
-        Self { permit: std::sync::Arc::new(permit) }
+        Self {
+            permit: std::sync::Arc::new(permit),
+        }
     }
 
     /// How many hold this place.
@@ -140,7 +142,12 @@ pub trait JobRunner: Send + Sync + 'static {
     /// Checks a deployment or model name before an upload is read; `Ok` names the model that will serve it.
     fn resolve(&self, name: &str) -> Result<String, JobError>;
     /// Starts the work; returns at once.
-    fn start(&self, audio: crate::audio::UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle;
+    fn start(
+        &self,
+        audio: crate::audio::UploadedAudio,
+        options: TranscribeOptions,
+        ticket: Ticket,
+    ) -> JobHandle;
     /// Everything that `/models` lists.
     fn models(&self) -> Vec<ModelInfo>;
 }

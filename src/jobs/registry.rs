@@ -84,7 +84,9 @@ impl Registry {
         script: Option<PathBuf>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (default, _) = watch::channel(DefaultModel::Starting { doing: "starting".to_owned() });
+        let (default, _) = watch::channel(DefaultModel::Starting {
+            doing: "starting".to_owned(),
+        });
         let (gpus, _) = watch::channel(Gpus::Off);
         Arc::new(Self {
             config,
@@ -146,9 +148,17 @@ impl Registry {
     }
 
     fn chosen(&self, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>, String> {
-        let GpuDevices::List(numbers) = &self.config.whisper.gpu_devices else { return Ok(devices) };
-        let names: Vec<_> = devices.iter().map(|d| format!("{} ({})", d.number, d.description)).collect();
-        let chosen: Vec<_> = devices.into_iter().filter(|d| numbers.contains(&d.number)).collect();
+        let GpuDevices::List(numbers) = &self.config.whisper.gpu_devices else {
+            return Ok(devices);
+        };
+        let names: Vec<_> = devices
+            .iter()
+            .map(|d| format!("{} ({})", d.number, d.description))
+            .collect();
+        let chosen: Vec<_> = devices
+            .into_iter()
+            .filter(|d| numbers.contains(&d.number))
+            .collect();
         if chosen.is_empty() {
             return Err(format!(
                 "whisper.gpu_devices = {numbers:?} names no GPU that ggml lists: {}",
@@ -166,7 +176,12 @@ impl Registry {
             return model.clone();
         }
         let weights = std::fs::metadata(file).map(|m| m.len()).unwrap_or(0);
-        let cpu_slots = self.config.performance.slots.or(self.cores).clamp(1, self.cores.max(1));
+        let cpu_slots = self
+            .config
+            .performance
+            .slots
+            .or(self.cores)
+            .clamp(1, self.cores.max(1));
         let (placements, gpu_slots) = match self.gpus() {
             Gpus::Found(devices) => {
                 let least = devices.iter().map(|d| d.memory_free_bytes).min().unwrap_or(0);
@@ -201,7 +216,12 @@ impl Registry {
     /// The file that a deployment or model name means, or `None` for the default.
     fn named(&self, name: &str) -> Result<Option<(String, PathBuf)>, JobError> {
         // Resolving reads the file's headers; once is enough while the file is there.
-        let known = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let known = self
+            .resolved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned();
         if let Some(known) = known.filter(|(_, path)| path.exists()) {
             return Ok(Some(known));
         }
@@ -230,7 +250,9 @@ impl Registry {
             _ => None,
         };
         if self.config.server.strict_deployments && default.as_deref() != Some(name) {
-            return Err(JobError::UnknownDeployment { name: name.to_owned() });
+            return Err(JobError::UnknownDeployment {
+                name: name.to_owned(),
+            });
         }
         Ok(None)
     }
@@ -243,7 +265,9 @@ impl Registry {
         match &*self.default.borrow() {
             DefaultModel::Started { model, .. } => Ok(model.name.clone()),
             DefaultModel::Starting { doing } => Ok(doing.clone()),
-            DefaultModel::Failed { reason } => Err(JobError::Unavailable { reason: reason.clone() }),
+            DefaultModel::Failed { reason } => Err(JobError::Unavailable {
+                reason: reason.clone(),
+            }),
         }
     }
 
@@ -257,7 +281,10 @@ impl Registry {
             Some((name, file)) => self.load(&name, &file),
             None => self.default_ready(name).await?,
         };
-        model.settled().await.map_err(|reason| JobError::Unavailable { reason })?;
+        model
+            .settled()
+            .await
+            .map_err(|reason| JobError::Unavailable { reason })?;
         Ok(model)
     }
 
@@ -289,7 +316,12 @@ impl Registry {
 
     /// Models whose engines run or load now.
     pub fn loaded(&self) -> Vec<Arc<Model>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).values().map(|(m, _)| m.clone()).collect()
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|(m, _)| m.clone())
+            .collect()
     }
 
     /// Ends engines that nobody used for `limit`.
@@ -349,7 +381,9 @@ impl Registry {
             out.push(info(path, &loaded, true, None));
         }
         for (name, target) in &self.config.deployments {
-            let Ok(model) = self.store.resolve(target) else { continue };
+            let Ok(model) = self.store.resolve(target) else {
+                continue;
+            };
             let is_default = default.as_deref() == Some(model.path.as_path());
             out.push(info(&model.path, &loaded, is_default, Some(name)));
         }
@@ -358,7 +392,10 @@ impl Registry {
 }
 
 fn info(path: &Path, loaded: &[PathBuf], default: bool, deployment: Option<&String>) -> ModelInfo {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = path
+        .file_stem()
+        .map(|s| s.to_string_lossy().into_owned())
+        .unwrap_or_default();
     ModelInfo {
         id: deployment.cloned().unwrap_or(stem),
         created: created(Some(path)),

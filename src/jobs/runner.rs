@@ -98,19 +98,29 @@ impl JobRunner for Jobs {
         let most = performance.max_concurrent_requests.max(1) + performance.queue_length;
         let taken = inner
             .places
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                (now < most).then_some(now + 1)
+            });
         match taken {
             Ok(_) => {
                 inner.metrics.in_flight.add(1);
-                Ok(Ticket::new(PlaceGuard(inner.places.clone(), inner.metrics.clone())))
+                Ok(Ticket::new(PlaceGuard(
+                    inner.places.clone(),
+                    inner.metrics.clone(),
+                )))
             }
             Err(now) => {
                 inner.metrics.busy.add(1);
-                let each = *inner.request_seconds.lock().unwrap_or_else(PoisonError::into_inner);
+                let each = *inner
+                    .request_seconds
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 let rounds = now as f64 / performance.max_concurrent_requests.max(1) as f64;
                 // SDKs ignore waits above 60 s, or obey them for ever.
                 let seconds = (each * rounds / 2.0).clamp(1.0, 59.0);
-                Err(Busy { retry_after: Duration::from_secs_f64(seconds) })
+                Err(Busy {
+                    retry_after: Duration::from_secs_f64(seconds),
+                })
             }
         }
     }
@@ -139,7 +149,10 @@ impl JobRunner for Jobs {
             let _ = send.send(last).await;
         };
         tokio::spawn(tracing::Instrument::instrument(work, span));
-        JobHandle { events, cancel: cancel.drop_guard() }
+        JobHandle {
+            events,
+            cancel: cancel.drop_guard(),
+        }
     }
 
     fn models(&self) -> Vec<ModelInfo> {
@@ -149,8 +162,14 @@ impl JobRunner for Jobs {
 
 /// What the decoder's thread says.
 enum Cut {
-    Window { channel: u16, channels: u16, window: Window },
-    End { samples: u64 },
+    Window {
+        channel: u16,
+        channels: u16,
+        window: Window,
+    },
+    End {
+        samples: u64,
+    },
 }
 
 impl Inner {
@@ -158,15 +177,22 @@ impl Inner {
         match outcome {
             Ok(transcript) => {
                 self.metrics.succeeded.add(1);
-                self.metrics.audio_us.add((f64::from(transcript.duration) * 1e6) as u64);
+                self.metrics
+                    .audio_us
+                    .add((f64::from(transcript.duration) * 1e6) as u64);
                 self.metrics.request_us.add(took.as_micros() as u64);
-                let mut seconds = self.request_seconds.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut seconds = self
+                    .request_seconds
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 *seconds += RATE_WEIGHT * (took.as_secs_f64() - *seconds);
             }
             Err(JobError::Cancelled | JobError::Audio(AudioError::Cancelled)) => {
                 self.metrics.cancelled.add(1);
             }
-            Err(JobError::Audio(AudioError::Io(_)) | JobError::Failed { .. } | JobError::Unavailable { .. }) => {
+            Err(
+                JobError::Audio(AudioError::Io(_)) | JobError::Failed { .. } | JobError::Unavailable { .. },
+            ) => {
                 self.metrics.failed.add(1);
             }
             Err(JobError::Audio(_) | JobError::UnknownDeployment { .. }) => self.metrics.rejected.add(1),
@@ -181,7 +207,12 @@ impl Inner {
         cancel: &CancellationToken,
         ticket: Ticket,
     ) -> Result<Transcript, JobError> {
-        let _service = self.service.clone().acquire_owned().await.map_err(|_| JobError::Cancelled)?;
+        let _service = self
+            .service
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| JobError::Cancelled)?;
         let model = self.registry.ready_model(&options.deployment).await?;
         let gpu = model.reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.transcription_starts(gpu));
@@ -191,7 +222,11 @@ impl Inner {
         let decoder = Decoder {
             limits: limits(&self.config),
             windower: self.windower(&options),
-            mode: if options.separate_channels { ChannelMode::Separate } else { ChannelMode::Mixed },
+            mode: if options.separate_channels {
+                ChannelMode::Separate
+            } else {
+                ChannelMode::Mixed
+            },
             cancel: cancel.clone(),
             _ticket: ticket,
         };
@@ -202,9 +237,15 @@ impl Inner {
         let result = request.consume(cuts, events).await;
         // The decoder's own error comes first: the channel's end is only its shadow.
         let decoded = decoding.await.unwrap_or_else(|panic| {
-            Err(AudioError::Corrupt { container: "unknown".to_owned(), detail: panic.to_string() })
+            Err(AudioError::Corrupt {
+                container: "unknown".to_owned(),
+                detail: panic.to_string(),
+            })
         });
-        if !matches!(result, Err(JobError::Failed { .. } | JobError::Unavailable { .. })) {
+        if !matches!(
+            result,
+            Err(JobError::Failed { .. } | JobError::Unavailable { .. })
+        ) {
             decoded?;
         }
         let transcript = result?;
@@ -247,10 +288,13 @@ impl<'j> Request<'j> {
             code => Some(code.to_owned()),
         };
         // A list of candidates is a wish to detect.
-        let language = options
-            .language
-            .clone()
-            .or_else(|| if options.candidate_languages.is_empty() { configured } else { None });
+        let language = options.language.clone().or_else(|| {
+            if options.candidate_languages.is_empty() {
+                configured
+            } else {
+                None
+            }
+        });
         Self {
             jobs,
             model,
@@ -382,7 +426,9 @@ fn engine_error(error: EngineError) -> JobError {
         EngineError::Unavailable { reason } | EngineError::StartFailed { reason } => {
             JobError::Unavailable { reason }
         }
-        other => JobError::Failed { detail: other.to_string() },
+        other => JobError::Failed {
+            detail: other.to_string(),
+        },
     }
 }
 
@@ -432,15 +478,27 @@ impl Decoder {
                 self.send(out, channel, channels, window)?;
             }
         }
-        let _ = out.blocking_send(Cut::End { samples: stream.decoded_samples() });
+        let _ = out.blocking_send(Cut::End {
+            samples: stream.decoded_samples(),
+        });
         Ok(())
     }
 
-    fn send(&self, out: &mpsc::Sender<Cut>, channel: usize, channels: u16, window: Window) -> Result<(), AudioError> {
+    fn send(
+        &self,
+        out: &mpsc::Sender<Cut>,
+        channel: usize,
+        channels: u16,
+        window: Window,
+    ) -> Result<(), AudioError> {
         if self.cancel.is_cancelled() {
             return Err(AudioError::Cancelled);
         }
-        let cut = Cut::Window { channel: channel as u16, channels, window };
+        let cut = Cut::Window {
+            channel: channel as u16,
+            channels,
+            window,
+        };
         out.blocking_send(cut).map_err(|_| AudioError::Cancelled)
     }
 }

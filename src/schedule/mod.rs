@@ -88,8 +88,15 @@ struct Shared {
 impl Scheduler {
     /// `cores` is the budget that all running windows share.
     pub fn new(cores: usize, watchdog: Watchdog, metrics: Arc<Metrics>) -> Self {
-        let shared = Shared { queue: Mutex::new(Queue::new()), cores: cores.max(1), watchdog, metrics };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            queue: Mutex::new(Queue::new()),
+            cores: cores.max(1),
+            watchdog,
+            metrics,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// The core budget.
@@ -115,7 +122,15 @@ impl Scheduler {
     pub async fn run(&self, task: WindowTask) -> Result<WindowTranscript, EngineError> {
         let (reply, result) = oneshot::channel();
         let mut seats_changed = task.model.changes();
-        self.lock().push(task.request, task.batch, Waiting { task, attempts: 0, reply });
+        self.lock().push(
+            task.request,
+            task.batch,
+            Waiting {
+                task,
+                attempts: 0,
+                reply,
+            },
+        );
         self.pump();
         let mut result = result;
         loop {
@@ -167,7 +182,10 @@ impl Scheduler {
             let scheduler = self.clone();
             tokio::spawn(async move { scheduler.execute(waiting, seat, threads).await });
         }
-        self.shared.metrics.windows_waiting.add(queue.len() as i64 - self.shared.metrics.windows_waiting.value());
+        self.shared
+            .metrics
+            .windows_waiting
+            .add(queue.len() as i64 - self.shared.metrics.windows_waiting.value());
     }
 
     async fn execute(&self, mut waiting: Waiting, seat: SeatGuard, threads: usize) {
@@ -176,14 +194,18 @@ impl Scheduler {
         let seconds = waiting.task.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
         let limit = self.limit(&seat, seconds);
         let began = Instant::now();
-        let work = seat.engine().run(&waiting.task.samples, &waiting.task.options, threads as u32);
+        let work = seat
+            .engine()
+            .run(&waiting.task.samples, &waiting.task.options, threads as u32);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(limit, work) => outcome,
             () = waiting.reply.closed() => Ok(Err(EngineError::Cancelled)),
         };
         let outcome = outcome.unwrap_or_else(|_| {
             metrics.watchdog_kills.add(1);
-            let error = EngineError::Hung { seconds: limit.as_secs_f64() };
+            let error = EngineError::Hung {
+                seconds: limit.as_secs_f64(),
+            };
             tracing::warn!(seconds, ?limit, "a window hangs; its engine is killed");
             seat.engine().kill(&error);
             Err(error)
@@ -192,9 +214,13 @@ impl Scheduler {
         if let Ok(transcript) = &outcome {
             seat.measured(began.elapsed().as_secs_f64() * threads as f64, seconds);
             metrics.windows.add(1);
-            metrics.inference_us.add((f64::from(transcript.inference_seconds) * 1e6) as u64);
+            metrics
+                .inference_us
+                .add((f64::from(transcript.inference_seconds) * 1e6) as u64);
             metrics.speech_us.add((seconds * 1e6) as u64);
-            metrics.full_context_retries.add(u64::from(transcript.full_context_retry));
+            metrics
+                .full_context_retries
+                .add(u64::from(transcript.full_context_retry));
         }
         drop(seat);
 
@@ -222,7 +248,10 @@ impl Scheduler {
             return self.shared.watchdog.minimum * UNMEASURED_FACTOR;
         };
         let expected = rate * seconds.max(5.0) * self.shared.watchdog.factor;
-        self.shared.watchdog.minimum.max(Duration::from_secs_f64(expected.min(86_400.0)))
+        self.shared
+            .watchdog
+            .minimum
+            .max(Duration::from_secs_f64(expected.min(86_400.0)))
     }
 }
 

@@ -142,7 +142,11 @@ impl Model {
         match best {
             Some((entry, engine, _)) => {
                 entry.running.fetch_add(1, Ordering::Relaxed);
-                Place::Free(SeatGuard { engine, running: entry.running.clone(), rate: entry.rate.clone() })
+                Place::Free(SeatGuard {
+                    engine,
+                    running: entry.running.clone(),
+                    rate: entry.rate.clone(),
+                })
             }
             None if pending => Place::Wait,
             None => Place::None { reason },
@@ -184,9 +188,10 @@ impl Model {
             match self.ready() {
                 Ok(()) => return Ok(()),
                 Err(reason) => {
-                    let starting = self.seats.iter().any(|e| {
-                        matches!(e.seat.state(), SeatState::Starting | SeatState::Ready(_))
-                    });
+                    let starting = self
+                        .seats
+                        .iter()
+                        .any(|e| matches!(e.seat.state(), SeatState::Starting | SeatState::Ready(_)));
                     if !starting {
                         return Err(reason);
                     }
@@ -203,7 +208,9 @@ impl Model {
 
     /// Seconds of one core for each second of audio, when measured.
     pub fn core_seconds_per_second(&self) -> Option<f64> {
-        self.seats.iter().find_map(|e| *e.rate.lock().unwrap_or_else(PoisonError::into_inner))
+        self.seats
+            .iter()
+            .find_map(|e| *e.rate.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends its engines.

@@ -15,7 +15,12 @@ pub(super) struct Queue<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new() -> Self {
-        Self { interactive: VecDeque::new(), batch: VecDeque::new(), windows: HashMap::new(), used_cores: 0 }
+        Self {
+            interactive: VecDeque::new(),
+            batch: VecDeque::new(),
+            windows: HashMap::new(),
+            used_cores: 0,
+        }
     }
 
     pub(super) fn push(&mut self, request: RequestId, batch: bool, item: T) {
@@ -28,7 +33,11 @@ impl<T> Queue<T> {
     }
 
     fn line(&mut self, request: RequestId, batch: bool) -> &mut VecDeque<T> {
-        let ring = if batch { &mut self.batch } else { &mut self.interactive };
+        let ring = if batch {
+            &mut self.batch
+        } else {
+            &mut self.interactive
+        };
         self.windows.entry(request).or_insert_with(|| {
             ring.push_back(request);
             VecDeque::new()
@@ -40,7 +49,9 @@ impl<T> Queue<T> {
         for ring in [&mut self.interactive, &mut self.batch] {
             for _ in 0..ring.len() {
                 let Some(request) = ring.pop_front() else { break };
-                let Some(line) = self.windows.get_mut(&request) else { continue };
+                let Some(line) = self.windows.get_mut(&request) else {
+                    continue;
+                };
                 let take = line.front().is_some_and(&mut ready);
                 let item = if take { line.pop_front() } else { None };
                 if line.is_empty() {

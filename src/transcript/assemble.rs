@@ -43,7 +43,10 @@ pub struct Assembler {
 impl Assembler {
     /// `word_times` fills [`Segment::words`].
     pub fn new(word_times: bool) -> Self {
-        Self { word_times, ..Self::default() }
+        Self {
+            word_times,
+            ..Self::default()
+        }
     }
 
     /// Language of the first window that had text.
@@ -127,7 +130,10 @@ impl Assembler {
                 .tokens
                 .into_iter()
                 .filter(|t| !t.bytes.is_empty())
-                .map(|t| TokenLogprob { bytes: t.bytes, logprob: t.logprob })
+                .map(|t| TokenLogprob {
+                    bytes: t.bytes,
+                    logprob: t.logprob,
+                })
                 .collect(),
             channel: place.channel,
             text,
@@ -175,7 +181,9 @@ fn split_utf8(bytes: Vec<u8>, last: bool) -> (String, Vec<u8>) {
 /// Keeps the first round of a phrase that the end of the segment repeats over and over.
 fn cut_loop(tokens: &mut Vec<WindowToken>) {
     const PHRASE: std::ops::RangeInclusive<usize> = 1..=24;
-    let text: Vec<usize> = (0..tokens.len()).filter(|&i| !tokens[i].bytes.is_empty()).collect();
+    let text: Vec<usize> = (0..tokens.len())
+        .filter(|&i| !tokens[i].bytes.is_empty())
+        .collect();
     for length in PHRASE {
         let needed = match length {
             1 => 10,
@@ -206,7 +214,12 @@ mod tests {
     use super::*;
 
     fn token(id: i32, bytes: &[u8]) -> WindowToken {
-        WindowToken { id, bytes: bytes.to_vec(), logprob: -0.2, onset: None }
+        WindowToken {
+            id,
+            bytes: bytes.to_vec(),
+            logprob: -0.2,
+            onset: None,
+        }
     }
 
     fn window(segments: &[(&[&[u8]], f32, f32)]) -> WindowTranscript {
@@ -215,29 +228,54 @@ mod tests {
             .map(|(pieces, start, end)| WindowSegment {
                 start: *start,
                 end: *end,
-                tokens: pieces.iter().enumerate().map(|(i, b)| token(i as i32, b)).collect(),
+                tokens: pieces
+                    .iter()
+                    .enumerate()
+                    .map(|(i, b)| token(i as i32, b))
+                    .collect(),
                 no_speech_prob: 0.01,
             })
             .collect();
-        WindowTranscript { segments, language: Some("ja".to_owned()), ..WindowTranscript::default() }
+        WindowTranscript {
+            segments,
+            language: Some("ja".to_owned()),
+            ..WindowTranscript::default()
+        }
     }
 
     fn at(start: f32) -> Place {
-        Place { start, length: 10.0, voiced: None, channel: None }
+        Place {
+            start,
+            length: 10.0,
+            voiced: None,
+            channel: None,
+        }
     }
 
     #[test]
     fn a_character_cut_between_two_segments_is_whole_in_the_second() {
         let mut a = Assembler::new(false);
         let kanji = "日".as_bytes();
-        let out = a.push(at(0.0), window(&[(&["今".as_bytes(), &kanji[..2]], 0.0, 1.0), (&[&kanji[2..]], 1.0, 2.0)]));
-        assert_eq!(out.iter().map(|s| s.text.as_str()).collect::<Vec<_>>(), ["今", "日"]);
+        let out = a.push(
+            at(0.0),
+            window(&[
+                (&["今".as_bytes(), &kanji[..2]], 0.0, 1.0),
+                (&[&kanji[2..]], 1.0, 2.0),
+            ]),
+        );
+        assert_eq!(
+            out.iter().map(|s| s.text.as_str()).collect::<Vec<_>>(),
+            ["今", "日"]
+        );
     }
 
     #[test]
     fn half_a_character_at_the_very_end_is_dropped() {
         let mut a = Assembler::new(false);
-        let out = a.push(at(0.0), window(&[(&["今".as_bytes(), &"日".as_bytes()[..1]], 0.0, 1.0)]));
+        let out = a.push(
+            at(0.0),
+            window(&[(&["今".as_bytes(), &"日".as_bytes()[..1]], 0.0, 1.0)]),
+        );
         assert_eq!(out[0].text, "今");
     }
 
@@ -245,7 +283,10 @@ mod tests {
     fn times_count_from_the_start_of_the_recording_and_never_go_back() {
         let mut a = Assembler::new(false);
         a.push(at(0.0), window(&[(&[b" one"], 0.0, 12.0)]));
-        let out = a.push(at(10.0), window(&[(&[b" two"], 0.5, 2.0), (&[b" three"], 0.1, 3.0)]));
+        let out = a.push(
+            at(10.0),
+            window(&[(&[b" two"], 0.5, 2.0), (&[b" three"], 0.1, 3.0)]),
+        );
         assert!((out[0].start - 10.5).abs() < 1e-6);
         assert!(out[1].start >= out[0].start);
         assert_eq!(out[1].id, 2);
@@ -254,10 +295,22 @@ mod tests {
     #[test]
     fn a_phrase_that_loops_is_delivered_once() {
         let mut a = Assembler::new(false);
-        let pieces: Vec<WindowToken> =
-            (0..60).map(|i| if i % 3 == 0 { token(1, b" ab") } else { token(2 + i % 3, b"x") }).collect();
+        let pieces: Vec<WindowToken> = (0..60)
+            .map(|i| {
+                if i % 3 == 0 {
+                    token(1, b" ab")
+                } else {
+                    token(2 + i % 3, b"x")
+                }
+            })
+            .collect();
         let mut w = window(&[]);
-        w.segments.push(WindowSegment { start: 0.0, end: 9.0, tokens: pieces, no_speech_prob: 0.0 });
+        w.segments.push(WindowSegment {
+            start: 0.0,
+            end: 9.0,
+            tokens: pieces,
+            no_speech_prob: 0.0,
+        });
         let out = a.push(at(0.0), w);
         assert_eq!(out[0].text, " abxx");
     }
@@ -268,7 +321,12 @@ mod tests {
         let mut long = 0;
         let mut short = 0;
         for i in 0..6 {
-            long += a.push(at(i as f32), window(&[(&[b" Thanks for watching everyone."], 0.0, 1.0)])).len();
+            long += a
+                .push(
+                    at(i as f32),
+                    window(&[(&[b" Thanks for watching everyone."], 0.0, 1.0)]),
+                )
+                .len();
         }
         for i in 6..12 {
             short += a.push(at(i as f32), window(&[(&[b" Yes."], 0.0, 1.0)])).len();
@@ -281,8 +339,28 @@ mod tests {
         let mut a = Assembler::new(false);
         let mut w = window(&[(&[b" Thank you."], 0.0, 1.0)]);
         w.segments[0].no_speech_prob = 0.5;
-        assert_eq!(a.push(Place { voiced: Some(0.05), ..at(0.0) }, w.clone()).len(), 0);
-        assert_eq!(a.push(Place { voiced: Some(3.0), ..at(0.0) }, w).len(), 1);
+        assert_eq!(
+            a.push(
+                Place {
+                    voiced: Some(0.05),
+                    ..at(0.0)
+                },
+                w.clone()
+            )
+            .len(),
+            0
+        );
+        assert_eq!(
+            a.push(
+                Place {
+                    voiced: Some(3.0),
+                    ..at(0.0)
+                },
+                w
+            )
+            .len(),
+            1
+        );
         assert_eq!(a.dropped(), 1);
     }
 }

@@ -20,7 +20,9 @@ pub fn model(name: &str) -> PathBuf {
 }
 
 pub fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -47,13 +49,17 @@ pub fn wav(data: &[u8]) -> Vec<u8> {
 
 pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace()
-        .map(|w| w.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase())
+        .map(|w| {
+            w.chars()
+                .filter(|c| c.is_alphanumeric())
+                .collect::<String>()
+                .to_lowercase()
+        })
         .filter(|w| !w.is_empty())
         .collect()
 }
 
-pub const JFK: &str =
-    "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
+pub const JFK: &str = "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -72,20 +78,29 @@ pub struct Builder {
 
 /// A server with these settings (TOML) on a free port.
 pub fn server(config: &str) -> Builder {
-    Builder { config: config.to_owned(), environment: Vec::new(), arguments: Vec::new(), wait: true }
+    Builder {
+        config: config.to_owned(),
+        environment: Vec::new(),
+        arguments: Vec::new(),
+        wait: true,
+    }
 }
 
 /// A server with this model.
 pub fn with_model(name: &str, config: &str) -> Builder {
     let mut builder = server(config);
-    builder.arguments.extend(["--model".to_owned(), model(name).display().to_string()]);
+    builder
+        .arguments
+        .extend(["--model".to_owned(), model(name).display().to_string()]);
     builder
 }
 
 /// A server whose engine follows a script.
 pub fn scripted(script: &Value, config: &str) -> Builder {
     let mut builder = server(config);
-    builder.environment.push(("SCRIPT".to_owned(), script.to_string()));
+    builder
+        .environment
+        .push(("SCRIPT".to_owned(), script.to_string()));
     builder
 }
 
@@ -129,13 +144,20 @@ impl Builder {
         let output = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().unwrap(), output.clone());
         collect(child.stderr.take().unwrap(), output.clone());
-        let mut server = Server { child, port, folder, output };
+        let mut server = Server {
+            child,
+            port,
+            folder,
+            output,
+        };
         if self.wait {
             server.wait_until("it is healthy", Duration::from_secs(120), |s| {
                 s.try_get("/health").is_some_and(|(status, _)| status == 200)
             });
         } else {
-            server.wait_until("it listens", Duration::from_secs(20), |s| s.try_get("/languages").is_some());
+            server.wait_until("it listens", Duration::from_secs(20), |s| {
+                s.try_get("/languages").is_some()
+            });
         }
         server
     }
@@ -153,7 +175,11 @@ fn collect(from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A multipart body and its content type.
@@ -161,7 +187,11 @@ pub fn form(file: &[u8], fields: &[(&str, &str)]) -> (String, Vec<u8>) {
     let boundary = "----a-boundary-nobody-uses";
     let mut body = Vec::new();
     for (name, value) in fields {
-        write!(body, "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").unwrap();
+        write!(
+            body,
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+        )
+        .unwrap();
     }
     write!(
         body,
@@ -180,9 +210,16 @@ impl Server {
         let began = Instant::now();
         while !done(self) {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("waiting until {what}: the server ended with {status}\n{}", self.said());
+                panic!(
+                    "waiting until {what}: the server ended with {status}\n{}",
+                    self.said()
+                );
             }
-            assert!(began.elapsed() < limit, "{limit:?} are over before {what}\n{}", self.said());
+            assert!(
+                began.elapsed() < limit,
+                "{limit:?} are over before {what}\n{}",
+                self.said()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -197,13 +234,18 @@ impl Server {
             .timeout_global(Some(Duration::from_secs(20)))
             .build()
             .new_agent();
-        let mut response = agent.get(format!("http://127.0.0.1:{}{path}", self.port)).call().ok()?;
+        let mut response = agent
+            .get(format!("http://127.0.0.1:{}{path}", self.port))
+            .call()
+            .ok()?;
         let status = response.status().as_u16();
         Some((status, response.body_mut().read_to_string().ok()?))
     }
 
     pub fn json(&self, path: &str) -> Value {
-        let (_, body) = self.try_get(path).unwrap_or_else(|| panic!("GET {path}\n{}", self.said()));
+        let (_, body) = self
+            .try_get(path)
+            .unwrap_or_else(|| panic!("GET {path}\n{}", self.said()));
         serde_json::from_str(&body).unwrap_or_else(|e| panic!("GET {path}: {e}: {body}"))
     }
 
@@ -220,7 +262,12 @@ impl Server {
 
     pub fn engine_pids(&self) -> Vec<i64> {
         let health = self.json("/health");
-        health["engine"]["pids"].as_array().unwrap().iter().filter_map(Value::as_i64).collect()
+        health["engine"]["pids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_i64)
+            .collect()
     }
 
     pub fn signal(&self, name: &str) {
@@ -251,7 +298,10 @@ pub fn post(port: u16, file: &[u8], fields: &[(&str, &str)]) -> (u16, String) {
         .header("content-type", content_type)
         .send(&body[..])
         .unwrap_or_else(|e| panic!("POST: {e}"));
-    (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    (
+        response.status().as_u16(),
+        response.body_mut().read_to_string().unwrap(),
+    )
 }
 
 /// Sends a request and leaves without waiting for the answer; dropping the stream closes the connection.
@@ -269,7 +319,10 @@ pub fn post_and_hold(port: u16, file: &[u8], fields: &[(&str, &str)]) -> TcpStre
 }
 
 pub fn kill(pid: i64, signal: &str) {
-    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(status.success(), "kill -{signal} {pid}");
 }
 

@@ -12,7 +12,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::EngineError;
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, ToEngine, encode_frame, frame_lengths};
+use super::message::{
+    DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, ToEngine, encode_frame, frame_lengths,
+};
 use crate::transcript::WindowTranscript;
 
 /// Error lines kept to explain a death.
@@ -37,7 +39,10 @@ pub struct Launcher {
 impl Launcher {
     /// This very binary.
     pub fn this_program() -> std::io::Result<Self> {
-        Ok(Self { program: std::env::current_exe()?, environment: Vec::new() })
+        Ok(Self {
+            program: std::env::current_exe()?,
+            environment: Vec::new(),
+        })
     }
 }
 
@@ -49,11 +54,21 @@ impl Launcher {
     /// One sentence with its last words.
     pub async fn list_gpus(&self) -> Result<Vec<GpuDevice>, String> {
         let mut command = Command::new(&self.program);
-        command.args(["engine", "--devices"]).stdin(Stdio::null()).kill_on_drop(true);
-        command.env("GGML_NO_BACKTRACE", "1").envs(self.environment.iter().cloned());
+        command
+            .args(["engine", "--devices"])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+            .env("GGML_NO_BACKTRACE", "1")
+            .envs(self.environment.iter().cloned());
         let output = tokio::time::timeout(DEVICE_LIMIT, command.output())
             .await
-            .map_err(|_| format!("the GPU driver did not answer within {} s", DEVICE_LIMIT.as_secs()))?
+            .map_err(|_| {
+                format!(
+                    "the GPU driver did not answer within {} s",
+                    DEVICE_LIMIT.as_secs()
+                )
+            })?
             .map_err(|e| format!("`{}` cannot be started: {e}", self.program.display()))?;
         if output.status.success()
             && let Ok(devices) = serde_json::from_slice::<Vec<GpuDevice>>(&output.stdout)
@@ -66,15 +81,28 @@ impl Launcher {
             }
             return Ok(devices);
         }
-        let said = last_error(&output.stderr).map(|line| format!(": {line}")).unwrap_or_default();
-        Err(format!("looking for GPUs ended with {}{said}", describe(output.status)))
+        let said = last_error(&output.stderr)
+            .map(|line| format!(": {line}"))
+            .unwrap_or_default();
+        Err(format!(
+            "looking for GPUs ended with {}{said}",
+            describe(output.status)
+        ))
     }
 }
 
 fn last_error(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let mut lines = text.lines().rev().filter(|l| !l.starts_with("D ") && !l.starts_with("I "));
-    lines.next().map(|l| l.trim_start_matches("E ").trim_start_matches("W ").trim().to_owned())
+    let mut lines = text
+        .lines()
+        .rev()
+        .filter(|l| !l.starts_with("D ") && !l.starts_with("I "));
+    lines.next().map(|l| {
+        l.trim_start_matches("E ")
+            .trim_start_matches("W ")
+            .trim()
+            .to_owned()
+    })
 }
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<WindowTranscript, EngineError>>>;
@@ -100,7 +128,12 @@ struct Shared {
 
 impl Shared {
     fn last_lines(&self) -> Vec<String> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .cloned()
+            .collect()
     }
 
     fn die(&self, error: &EngineError) {
@@ -127,7 +160,9 @@ impl EngineProcess {
         let (Some(mut stdin), Some(mut stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(EngineError::StartFailed { reason: "the child has no pipes".to_owned() });
+            return Err(EngineError::StartFailed {
+                reason: "the child has no pipes".to_owned(),
+            });
         };
         let log = tokio::spawn(read_log(BufReader::new(stderr), shared.clone(), pid));
 
@@ -146,9 +181,16 @@ impl EngineProcess {
                 // Its last words may still be in the pipe.
                 let status = wait_status(&mut child).await;
                 let _ = tokio::time::timeout(Duration::from_secs(2), log).await;
-                return Err(EngineError::Died { status, log: shared.last_lines() });
+                return Err(EngineError::Died {
+                    status,
+                    log: shared.last_lines(),
+                });
             }
-            Err(_) => return Err(EngineError::Hung { seconds: limit.as_secs_f64() }),
+            Err(_) => {
+                return Err(EngineError::Hung {
+                    seconds: limit.as_secs_f64(),
+                });
+            }
         };
 
         let (frames, queue) = mpsc::unbounded_channel();
@@ -156,7 +198,14 @@ impl EngineProcess {
         let (died, dead) = watch::channel(false);
         tokio::spawn(write_frames(stdin, queue));
         tokio::spawn(watch_over(child, stdout, killed, shared.clone(), log, died));
-        Ok(Self { report, frames, shared, next_id: AtomicU64::new(1), kill, dead })
+        Ok(Self {
+            report,
+            frames,
+            shared,
+            next_id: AtomicU64::new(1),
+            kill,
+            dead,
+        })
     }
 
     /// What it runs on.
@@ -176,14 +225,29 @@ impl EngineProcess {
         threads: u32,
     ) -> Result<WindowTranscript, EngineError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let message = ToEngine::Window { id, threads, options: options.clone() };
-        let frame =
-            encode_frame(&message, samples).map_err(|e| EngineError::Window { detail: e.to_string() })?;
+        let message = ToEngine::Window {
+            id,
+            threads,
+            options: options.clone(),
+        };
+        let frame = encode_frame(&message, samples).map_err(|e| EngineError::Window {
+            detail: e.to_string(),
+        })?;
         let (answer, result) = oneshot::channel();
-        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, answer);
+        self.shared
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, answer);
         let guard = CancelOnDrop { engine: self, id };
         let _ = self.frames.send(frame);
-        if let Some(error) = self.shared.death.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        if let Some(error) = self
+            .shared
+            .death
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+        {
             return Err(error);
         }
         let outcome = result.await.unwrap_or(Err(EngineError::Cancelled));
@@ -206,12 +270,22 @@ impl EngineProcess {
 
     /// True once the child is gone.
     pub fn is_gone(&self) -> bool {
-        *self.dead.borrow() || self.shared.death.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        *self.dead.borrow()
+            || self
+                .shared
+                .death
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some()
     }
 
     /// Why it is gone.
     pub fn death(&self) -> Option<EngineError> {
-        self.shared.death.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .death
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -222,7 +296,12 @@ struct CancelOnDrop<'e> {
 
 impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
-        self.engine.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.engine
+            .shared
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.id);
         if let Ok(frame) = encode_frame(&ToEngine::Cancel { id: self.id }, &[]) {
             let _ = self.engine.frames.send(frame);
         }
@@ -256,7 +335,9 @@ fn spawn(launcher: &Launcher) -> Result<Child, EngineError> {
 }
 
 fn broken(error: &std::io::Error) -> EngineError {
-    EngineError::StartFailed { reason: format!("the engine's pipe broke: {error}") }
+    EngineError::StartFailed {
+        reason: format!("the engine's pipe broke: {error}"),
+    }
 }
 
 async fn read_message(stdout: &mut ChildStdout) -> std::io::Result<Option<FromEngine>> {
@@ -299,12 +380,18 @@ async fn watch_over(
         };
         let (id, result) = match message {
             Ok(Some(FromEngine::Done { id, transcript })) => (id, Ok(transcript)),
-            Ok(Some(FromEngine::Failed { id, cancelled: true, .. })) => (id, Err(EngineError::Cancelled)),
+            Ok(Some(FromEngine::Failed {
+                id, cancelled: true, ..
+            })) => (id, Err(EngineError::Cancelled)),
             Ok(Some(FromEngine::Failed { id, detail, .. })) => (id, Err(EngineError::Window { detail })),
             Ok(Some(_)) => continue,
             Ok(None) | Err(_) => break,
         };
-        let waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let waiting = shared
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
         if let Some(answer) = waiting {
             let _ = answer.send(result);
         }
@@ -314,7 +401,10 @@ async fn watch_over(
     if !shared.quiet.load(Ordering::Relaxed) {
         tracing::warn!(%status, "an engine process ended");
     }
-    shared.die(&EngineError::Died { status, log: shared.last_lines() });
+    shared.die(&EngineError::Died {
+        status,
+        log: shared.last_lines(),
+    });
     let _ = died.send(true);
 }
 
@@ -349,11 +439,7 @@ fn describe(status: std::process::ExitStatus) -> String {
 }
 
 /// Gives the child's log lines to `tracing`, and keeps its errors.
-async fn read_log(
-    stderr: BufReader<tokio::process::ChildStderr>,
-    shared: Arc<Shared>,
-    pid: u32,
-) {
+async fn read_log(stderr: BufReader<tokio::process::ChildStderr>, shared: Arc<Shared>, pid: u32) {
     let mut lines = stderr.split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line);
