@@ -10,6 +10,8 @@ mod decode;
 pub mod error;
 #[cfg(feature = "whisper")]
 mod gpu_libraries;
+#[cfg(feature = "whisper")]
+mod guard;
 pub mod message;
 pub mod process;
 pub mod supervisor;

@@ -1,24 +1,32 @@
-//! whisper.cpp through whisper-rs: the only file that names `whisper_rs`.
+//! whisper.cpp through whisper-rs: the only folder that names `whisper_rs`.
 //!
 //! One context holds the weights; every slot has a state. Plain windows are decoded by [`super::decode`] over
 //! encoder and decoder steps; beam search, temperatures above 0 and word times go through `whisper_full`.
 //! Word times need a second context with attention alignment switched on, loaded when first asked for.
 
-use std::ffi::{CStr, c_char, c_void};
-use std::path::{Path, PathBuf};
+mod device;
+
+use std::ffi::c_void;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use whisper_rs::whisper_rs_sys as sys;
 use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, FullParams, SamplingStrategy, WhisperContext,
     WhisperContextParameters, WhisperError, WhisperState,
 };
 
+use device::{
+    Device, check_gpu_memory, cpu_description, gpu_devices, install_log, listed_devices, no_gpu_reason,
+};
+
+pub(super) use device::list_gpus;
+
 use super::child::{Backend, Slot};
 use super::decode::{self, Choice, Hypothesis, Special, StepError, Steps, Vocabulary};
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, GpuDevice};
+use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec};
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::languages::LANGUAGES;
 use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
@@ -29,28 +37,14 @@ const POSITIONS_PER_SECOND: f32 = 50.0;
 const CONTEXT_MARGIN: u32 = 64;
 /// whisper.cpp reads past the end of very short inputs and answers nothing below 0.1 s.
 const SHORTEST_INPUT_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
-/// Mean log probability below which a result is doubtful (openai-whisper `logprob_threshold`).
-const MIN_AVG_LOGPROB: f32 = -1.0;
-/// Text that compresses better than this repeats itself (openai-whisper `compression_ratio_threshold`).
-const MAX_COMPRESSION_RATIO: f32 = 2.4;
-/// Probability above which a doubtful result is silence (openai-whisper `no_speech_threshold`).
-const NO_SPEECH_THRESHOLD: f32 = 0.6;
 /// Each fallback is this much warmer (openai-whisper `temperature` 0.0, 0.2 … 1.0).
 const TEMPERATURE_STEP: f32 = 0.2;
 /// Decoders sampled at temperatures above 0 (openai-whisper `best_of`).
 const BEST_OF: u32 = 5;
-/// Nobody says more; a third above the fastest speech measured.
-const MOST_TOKENS_PER_SECOND: f32 = 16.0;
 /// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
 const REMAINDER_SECONDS: f32 = 1.0;
 /// Passes over one window at most; each takes at least one segment off its front.
 const MAX_PASSES: usize = 8;
-/// Room that scratch buffers need beyond the weights, in bytes, before a GPU is tried at all.
-const GPU_HEADROOM_BYTES: u64 = 384 << 20;
-
-/// What ggml and whisper.cpp log while starting: errors and lines about devices.
-static DEVICE_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
-const DEVICE_LOG_LINES: usize = 100;
 
 /// Loads the model on the device asked for.
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
@@ -105,7 +99,7 @@ struct Whisper {
 
 impl Backend for Whisper {
     fn report(&self) -> DeviceReport {
-        let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let log = device::device_log();
         // ggml may list a device and still fail to use it; what it used it says in its log.
         let refused = log
             .iter()
@@ -660,82 +654,6 @@ fn language_index(code: &str) -> Option<usize> {
     LANGUAGES.iter().position(|(known, _)| *known == code)
 }
 
-/// What the guard looks at.
-struct Signs {
-    ids: Vec<i32>,
-    avg_logprob: f32,
-    no_speech_prob: f32,
-    compression_ratio: f32,
-}
-
-impl Signs {
-    fn of(transcript: &WindowTranscript) -> Self {
-        let mut text = Vec::new();
-        let mut ids = Vec::new();
-        let (mut sum, mut count) = (0.0, 0);
-        for token in transcript.segments.iter().flat_map(|s| &s.tokens) {
-            text.extend_from_slice(&token.bytes);
-            sum += token.logprob;
-            count += 1;
-            if !token.bytes.is_empty() {
-                ids.push(token.id);
-            }
-        }
-        Self {
-            ids,
-            avg_logprob: if count == 0 { 0.0 } else { sum / count as f32 },
-            no_speech_prob: transcript
-                .segments
-                .iter()
-                .map(|s| s.no_speech_prob)
-                .fold(0.0, f32::max),
-            compression_ratio: crate::transcript::compression_ratio(&text),
-        }
-    }
-
-    fn loops(&self) -> bool {
-        decode::repeats_at_end(&self.ids) || self.compression_ratio > MAX_COMPRESSION_RATIO
-    }
-}
-
-/// Worth a second look with the full context: openai-whisper's two doubts, more text than anybody says, or a
-/// phrase repeated.
-fn doubtful(transcript: &WindowTranscript, seconds: f32) -> bool {
-    let signs = Signs::of(transcript);
-    unusable(transcript, seconds) || decode::repeats_somewhere(&signs.ids)
-}
-
-/// Not to be delivered while another temperature may do better.
-fn unusable(transcript: &WindowTranscript, seconds: f32) -> bool {
-    let signs = Signs::of(transcript);
-    let unlikely = signs.avg_logprob < MIN_AVG_LOGPROB && signs.no_speech_prob < NO_SPEECH_THRESHOLD;
-    let crowded = signs.ids.len() as f32 > MOST_TOKENS_PER_SECOND * seconds.max(1.0);
-    unlikely || crowded || signs.loops()
-}
-
-/// The full context's result, unless it alone loops: it is what the model was trained on.
-fn preferred(full: WindowTranscript, short: WindowTranscript) -> WindowTranscript {
-    if Signs::of(&full).loops() && !Signs::of(&short).loops() {
-        short
-    } else {
-        full
-    }
-}
-
-/// The likelier of two; one that does not loop beats one that does.
-fn better(a: WindowTranscript, b: WindowTranscript) -> WindowTranscript {
-    let rank = |t: &WindowTranscript| {
-        let signs = Signs::of(t);
-        (!signs.loops(), signs.avg_logprob)
-    };
-    let (ra, rb) = (rank(&a), rank(&b));
-    if rb.0 && !ra.0 || (ra.0 == rb.0 && rb.1 > ra.1) {
-        b
-    } else {
-        a
-    }
-}
-
 fn quiet(params: &mut FullParams<'_, '_>, threads: u32) {
     params.set_n_threads(threads.max(1) as i32);
     params.set_print_special(false);
@@ -800,130 +718,6 @@ fn alignment_preset(context: &WhisperContext) -> Option<DtwModelPreset> {
     Some(preset)
 }
 
-/// A device as ggml lists it.
-#[derive(Debug, Clone)]
-struct Device {
-    handle: usize,
-    name: String,
-    description: String,
-    backend: String,
-}
-
-impl Device {
-    /// Free and total bytes.
-    #[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
-    fn memory(&self) -> (u64, u64) {
-        let (mut free, mut total) = (0usize, 0usize);
-        // SAFETY: the handle came from `ggml_backend_dev_get`; devices live as long as the process.
-        unsafe {
-            sys::ggml_backend_dev_memory(
-                self.handle as sys::ggml_backend_dev_t,
-                &raw mut free,
-                &raw mut total,
-            )
-        };
-        (free as u64, total as u64)
-    }
-}
-
-/// Every device of ggml, with its type.
-#[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
-fn all_devices() -> Vec<(u32, Device)> {
-    // SAFETY: plain queries; indices stay below the count; the strings are static or owned by the registry.
-    unsafe {
-        (0..sys::ggml_backend_dev_count())
-            .map(|i| sys::ggml_backend_dev_get(i))
-            .map(|d| {
-                let device = Device {
-                    handle: d as usize,
-                    name: text(sys::ggml_backend_dev_name(d)),
-                    description: text(sys::ggml_backend_dev_description(d)),
-                    backend: text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(d))),
-                };
-                (sys::ggml_backend_dev_type(d) as u32, device)
-            })
-            .collect()
-    }
-}
-
-/// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
-fn gpu_devices() -> Vec<Device> {
-    all_devices()
-        .into_iter()
-        .filter(|(kind, _)| matches!(kind, 1 | 2))
-        .map(|(_, d)| d)
-        .collect()
-}
-
-/// The GPUs ggml can use, with their memory.
-pub(super) fn list_gpus() -> Vec<GpuDevice> {
-    install_log();
-    let with_memory = |(number, device): (usize, Device)| {
-        let (free, total) = device.memory();
-        GpuDevice {
-            number: number as u32,
-            name: device.name,
-            description: device.description,
-            backend: device.backend,
-            memory_free_bytes: free,
-            memory_total_bytes: total,
-        }
-    };
-    gpu_devices().into_iter().enumerate().map(with_memory).collect()
-}
-
-fn listed_devices() -> Vec<String> {
-    all_devices()
-        .into_iter()
-        .map(|(_, d)| format!("{}: {}", d.name, d.description))
-        .collect()
-}
-
-fn cpu_description() -> String {
-    let cpu = all_devices().into_iter().find(|(kind, _)| *kind == 0);
-    cpu.map(|(_, d)| d.description).unwrap_or_default()
-}
-
-/// # Safety
-///
-/// `pointer` is null or a C string that outlives the call.
-#[allow(unsafe_code, reason = "reads C strings of ggml")]
-unsafe fn text(pointer: *const c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: by this function's contract.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
-}
-
-fn no_gpu_reason(number: u32) -> String {
-    let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
-    let listed = gpu_devices();
-    if listed.is_empty() {
-        let said = log.last().map(|l| format!(" ({l})")).unwrap_or_default();
-        format!("ggml found no GPU{said}")
-    } else {
-        let names: Vec<_> = listed.iter().map(|d| d.name.as_str()).collect();
-        format!("there is no GPU number {number}; ggml lists {}", names.join(", "))
-    }
-}
-
-/// ggml aborts the process when weights do not fit, so that is found out before.
-fn check_gpu_memory(device: &Device, model: &Path) -> Result<(), String> {
-    let (free, total) = device.memory();
-    let weights = std::fs::metadata(model).map(|m| m.len()).unwrap_or(0);
-    let needed = weights + weights / 10 + GPU_HEADROOM_BYTES;
-    if total > 0 && free < needed {
-        return Err(format!(
-            "{} has {} MiB of memory free, the model needs about {} MiB",
-            device.name,
-            free >> 20,
-            needed >> 20
-        ));
-    }
-    Ok(())
-}
-
 /// whisper.cpp asks this between encoder and decoder steps whether to stop.
 #[allow(
     unsafe_code,
@@ -938,43 +732,5 @@ fn set_abort(params: &mut FullParams<'_, '_>, cancel: &AtomicBool) {
     unsafe {
         params.set_abort_callback(Some(cancelled));
         params.set_abort_callback_user_data(std::ptr::from_ref(cancel).cast_mut().cast());
-    }
-}
-
-/// Sends every line of ggml and whisper.cpp to stderr with its level, and keeps those about devices.
-#[allow(unsafe_code, reason = "installs a C callback")]
-fn install_log() {
-    unsafe extern "C" fn line(level: sys::ggml_log_level, message: *const c_char, _: *mut c_void) {
-        // SAFETY: ggml passes a C string that lives during the call.
-        let message = unsafe { text(message) };
-        let message = message.trim_end();
-        if message.is_empty() {
-            return;
-        }
-        // ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
-        let letter = match level {
-            4 => 'E',
-            3 => 'W',
-            2 => 'I',
-            _ => 'D',
-        };
-        let about_devices = [
-            "backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal",
-        ]
-        .iter()
-        .any(|word| message.contains(word));
-        if level == 4 || (level >= 2 && level <= 3 && about_devices) {
-            let mut log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
-            if log.len() < DEVICE_LOG_LINES {
-                log.push(message.to_owned());
-            }
-        }
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{letter} {message}\n"));
-    }
-    // SAFETY: the callback is a plain function and needs no data. Both are set because every new state
-    // copies whisper's callback into ggml.
-    unsafe {
-        sys::ggml_log_set(Some(line), std::ptr::null_mut());
-        sys::whisper_log_set(Some(line), std::ptr::null_mut());
     }
 }

@@ -1,0 +1,182 @@
+//! ggml's devices and log, as whisper.cpp meets them.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use whisper_rs::whisper_rs_sys as sys;
+
+use crate::engine::message::GpuDevice;
+
+/// Room that scratch buffers need beyond the weights, in bytes, before a GPU is tried at all.
+const GPU_HEADROOM_BYTES: u64 = 384 << 20;
+/// What ggml and whisper.cpp log while starting: errors and lines about devices.
+static DEVICE_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+const DEVICE_LOG_LINES: usize = 100;
+
+/// What was logged so far about devices and errors.
+pub(super) fn device_log() -> Vec<String> {
+    DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A device as ggml lists it.
+#[derive(Debug, Clone)]
+pub(super) struct Device {
+    handle: usize,
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) backend: String,
+}
+
+impl Device {
+    /// Free and total bytes.
+    #[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
+    pub(super) fn memory(&self) -> (u64, u64) {
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: the handle came from `ggml_backend_dev_get`; devices live as long as the process.
+        unsafe {
+            sys::ggml_backend_dev_memory(
+                self.handle as sys::ggml_backend_dev_t,
+                &raw mut free,
+                &raw mut total,
+            )
+        };
+        (free as u64, total as u64)
+    }
+}
+
+/// Every device of ggml, with its type.
+#[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
+fn all_devices() -> Vec<(u32, Device)> {
+    // SAFETY: plain queries; indices stay below the count; the strings are static or owned by the registry.
+    unsafe {
+        (0..sys::ggml_backend_dev_count())
+            .map(|i| sys::ggml_backend_dev_get(i))
+            .map(|d| {
+                let device = Device {
+                    handle: d as usize,
+                    name: text(sys::ggml_backend_dev_name(d)),
+                    description: text(sys::ggml_backend_dev_description(d)),
+                    backend: text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(d))),
+                };
+                (sys::ggml_backend_dev_type(d) as u32, device)
+            })
+            .collect()
+    }
+}
+
+/// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
+pub(super) fn gpu_devices() -> Vec<Device> {
+    all_devices()
+        .into_iter()
+        .filter(|(kind, _)| matches!(kind, 1 | 2))
+        .map(|(_, d)| d)
+        .collect()
+}
+
+/// The GPUs ggml can use, with their memory.
+pub(in crate::engine) fn list_gpus() -> Vec<GpuDevice> {
+    install_log();
+    let with_memory = |(number, device): (usize, Device)| {
+        let (free, total) = device.memory();
+        GpuDevice {
+            number: number as u32,
+            name: device.name,
+            description: device.description,
+            backend: device.backend,
+            memory_free_bytes: free,
+            memory_total_bytes: total,
+        }
+    };
+    gpu_devices().into_iter().enumerate().map(with_memory).collect()
+}
+
+pub(super) fn listed_devices() -> Vec<String> {
+    all_devices()
+        .into_iter()
+        .map(|(_, d)| format!("{}: {}", d.name, d.description))
+        .collect()
+}
+
+pub(super) fn cpu_description() -> String {
+    let cpu = all_devices().into_iter().find(|(kind, _)| *kind == 0);
+    cpu.map(|(_, d)| d.description).unwrap_or_default()
+}
+
+/// # Safety
+///
+/// `pointer` is null or a C string that outlives the call.
+#[allow(unsafe_code, reason = "reads C strings of ggml")]
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: by this function's contract.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}
+
+pub(super) fn no_gpu_reason(number: u32) -> String {
+    let log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let listed = gpu_devices();
+    if listed.is_empty() {
+        let said = log.last().map(|l| format!(" ({l})")).unwrap_or_default();
+        format!("ggml found no GPU{said}")
+    } else {
+        let names: Vec<_> = listed.iter().map(|d| d.name.as_str()).collect();
+        format!("there is no GPU number {number}; ggml lists {}", names.join(", "))
+    }
+}
+
+/// ggml aborts the process when weights do not fit, so that is found out before.
+pub(super) fn check_gpu_memory(device: &Device, model: &Path) -> Result<(), String> {
+    let (free, total) = device.memory();
+    let weights = std::fs::metadata(model).map(|m| m.len()).unwrap_or(0);
+    let needed = weights + weights / 10 + GPU_HEADROOM_BYTES;
+    if total > 0 && free < needed {
+        return Err(format!(
+            "{} has {} MiB of memory free, the model needs about {} MiB",
+            device.name,
+            free >> 20,
+            needed >> 20
+        ));
+    }
+    Ok(())
+}
+
+/// Sends every line of ggml and whisper.cpp to stderr with its level, and keeps those about devices.
+#[allow(unsafe_code, reason = "installs a C callback")]
+pub(super) fn install_log() {
+    unsafe extern "C" fn line(level: sys::ggml_log_level, message: *const c_char, _: *mut c_void) {
+        // SAFETY: ggml passes a C string that lives during the call.
+        let message = unsafe { text(message) };
+        let message = message.trim_end();
+        if message.is_empty() {
+            return;
+        }
+        // ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
+        let letter = match level {
+            4 => 'E',
+            3 => 'W',
+            2 => 'I',
+            _ => 'D',
+        };
+        let about_devices = [
+            "backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal",
+        ]
+        .iter()
+        .any(|word| message.contains(word));
+        if level == 4 || (level >= 2 && level <= 3 && about_devices) {
+            let mut log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+            if log.len() < DEVICE_LOG_LINES {
+                log.push(message.to_owned());
+            }
+        }
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{letter} {message}\n"));
+    }
+    // SAFETY: the callback is a plain function and needs no data. Both are set because every new state
+    // copies whisper's callback into ggml.
+    unsafe {
+        sys::ggml_log_set(Some(line), std::ptr::null_mut());
+        sys::whisper_log_set(Some(line), std::ptr::null_mut());
+    }
+}
