@@ -83,15 +83,17 @@ pub fn router(state: AppState) -> Router {
 
 /// The same with more routes inside the same layers.
 pub fn router_with(state: AppState, more: Router) -> Router {
+    let cors = cors(&state.config.server.cors_origins);
+    let surround = from_fn_with_state(state.clone(), edge::surround);
     let routes = Router::new()
         .merge(transcriptions::routes())
         .merge(models::routes())
         .merge(openapi::routes())
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
-        .with_state(state.clone())
+        .with_state(state)
         .merge(more)
-        .layer(from_fn_with_state(state.clone(), edge::surround))
-        .layer(cors(&state.config.server.cors_origins));
+        .layer(surround)
+        .layer(cors);
     // Layers of a router run after it has chosen a route: cleaning the path needs a router round the router.
     let cleaned = ServiceBuilder::new().map_request(clean_path).service(routes);
     Router::new().fallback_service(cleaned)

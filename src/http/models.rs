@@ -50,24 +50,26 @@ pub struct Model {
     pub created: i64,
     /// `local`
     pub owned_by: &'static str,
-    /// What Azure adds.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub azure: Option<AzureModel>,
-}
-
-/// Azure's further keys of a model.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AzureModel {
     /// `succeeded`
-    pub status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub status: Option<&'static str>,
     /// Seconds since 1970.
-    pub created_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub created_at: Option<i64>,
     /// `generally-available`
-    pub lifecycle_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub lifecycle_status: Option<&'static str>,
     /// Empty: local models are not withdrawn.
-    pub deprecation: Deprecation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub deprecation: Option<Deprecation>,
     /// What it can do.
-    pub capabilities: Capabilities,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub capabilities: Option<Capabilities>,
 }
 
 /// No dates.
@@ -154,25 +156,23 @@ fn all(app: &AppState, dialect: Dialect) -> Vec<Model> {
 }
 
 fn model(id: String, created: i64, dialect: Dialect) -> Model {
-    let azure = (dialect == Dialect::AzureClassic).then_some(AzureModel {
-        status: "succeeded",
-        created_at: created,
-        lifecycle_status: "generally-available",
-        deprecation: Deprecation {},
-        capabilities: Capabilities {
-            fine_tune: false,
-            inference: true,
-            completion: false,
-            chat_completion: false,
-            embeddings: false,
-        },
-    });
+    let azure = dialect == Dialect::AzureClassic;
     Model {
         id,
         object: "model",
         created,
         owned_by: "local",
-        azure,
+        status: azure.then_some("succeeded"),
+        created_at: azure.then_some(created),
+        lifecycle_status: azure.then_some("generally-available"),
+        deprecation: azure.then_some(Deprecation {}),
+        capabilities: azure.then_some(Capabilities {
+            fine_tune: false,
+            inference: true,
+            completion: false,
+            chat_completion: false,
+            embeddings: false,
+        }),
     }
 }
 

@@ -6,7 +6,7 @@ use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -35,54 +35,59 @@ struct TranscriptionForm {
     #[schema(value_type = String, format = Binary)]
     file: (),
     /// Deployment or model. Where the path names a deployment, it decides instead.
-    #[schema(min_length = 1, example = "whisper-1")]
-    model: Option<String>,
+    #[schema(required = false, min_length = 1, example = "whisper-1")]
+    model: String,
     /// ISO 639-1 code; absent: detected. Ignored by translations.
-    #[schema(example = "en")]
-    language: Option<String>,
+    #[schema(required = false, example = "en")]
+    language: String,
     /// When detecting, only these may win.
-    #[schema(rename = "languages[]")]
-    languages: Option<Vec<String>>,
+    #[schema(required = false, rename = "languages[]")]
+    languages: Vec<String>,
     /// Text the model is told came before.
-    prompt: Option<String>,
+    #[schema(required = false)]
+    prompt: String,
     /// Names and terms, added to the prompt.
-    #[schema(rename = "keywords[]")]
-    keywords: Option<Vec<String>>,
+    #[schema(required = false, rename = "keywords[]")]
+    keywords: Vec<String>,
     /// Form of the answer.
-    #[schema(value_type = Option<FormatName>)]
-    response_format: Option<()>,
+    #[schema(required = false, value_type = FormatName)]
+    response_format: (),
     /// 0 to 1.
-    #[schema(minimum = 0, maximum = 1)]
-    temperature: Option<f32>,
+    #[schema(required = false, minimum = 0, maximum = 1)]
+    temperature: f32,
     /// With `verbose_json`: `segment` (default), `word`, or both.
-    #[schema(rename = "timestamp_granularities[]", value_type = Option<Vec<GranularityName>>)]
-    timestamp_granularities: Option<()>,
+    #[schema(required = false, rename = "timestamp_granularities[]", value_type = Vec<GranularityName>)]
+    timestamp_granularities: (),
     /// `logprobs`, with `json`.
-    #[schema(rename = "include[]", value_type = Option<Vec<IncludeName>>)]
-    include: Option<()>,
+    #[schema(required = false, rename = "include[]", value_type = Vec<IncludeName>)]
+    include: (),
     /// Server-sent events while the work goes on.
-    stream: Option<bool>,
+    #[schema(required = false)]
+    stream: bool,
     /// `auto`, or an object of type `server_vad` as JSON text or as `chunking_strategy[…]` parts.
-    #[schema(example = "auto")]
-    chunking_strategy: Option<String>,
+    #[schema(required = false, example = "auto")]
+    chunking_strategy: String,
     /// Not supported: an error says so.
-    #[schema(rename = "known_speaker_names[]", max_items = 4)]
-    known_speaker_names: Option<Vec<String>>,
+    #[schema(required = false, rename = "known_speaker_names[]", max_items = 4)]
+    known_speaker_names: Vec<String>,
     /// Not supported: an error says so.
-    #[schema(rename = "known_speaker_references[]", max_items = 4)]
-    known_speaker_references: Option<Vec<String>>,
+    #[schema(required = false, rename = "known_speaker_references[]", max_items = 4)]
+    known_speaker_references: Vec<String>,
     /// Name for a file part that has none.
-    filename: Option<String>,
+    #[schema(required = false)]
+    filename: String,
     /// Extension: beam width; absent takes the configuration's.
-    #[schema(minimum = 1, maximum = 8)]
-    beam_size: Option<u32>,
+    #[schema(required = false, minimum = 1, maximum = 8)]
+    beam_size: u32,
     /// Extension: find speech first; absent takes the configuration's choice.
-    vad: Option<bool>,
+    #[schema(required = false)]
+    vad: bool,
     /// Extension: `batch` waits behind interactive requests.
-    #[schema(value_type = Option<PriorityName>)]
-    priority: Option<()>,
+    #[schema(required = false, value_type = PriorityName)]
+    priority: (),
     /// Extension: transcribe every channel by itself.
-    separate_channels: Option<bool>,
+    #[schema(required = false)]
+    separate_channels: bool,
 }
 
 /// Values of `response_format`.
@@ -229,6 +234,18 @@ fn text(name: &str, place: ParameterIn) -> Parameter {
         .build()
 }
 
+fn api_version() -> Parameter {
+    let schema = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::String))
+        .pattern(Some(r"^(\d{4}-\d{2}-\d{2}(-preview)?|v1|preview|latest)$"));
+    ParameterBuilder::new()
+        .name("api-version")
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .schema(Some(schema))
+        .build()
+}
+
 /// What every route has: an id, parameters, keys, errors.
 fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) -> OperationBuilder {
     let id: Vec<&str> = path
@@ -247,7 +264,7 @@ fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) 
         operation = operation.parameter(text(name, ParameterIn::Path));
     }
     if path.starts_with("/openai") {
-        operation = operation.parameter(text("api-version", ParameterIn::Query));
+        operation = operation.parameter(api_version());
     }
     for (status, description) in [
         (
@@ -336,7 +353,7 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
             .schema_type(SchemaType::new(Type::String))
             .build()
     };
-    let either = utoipa::openapi::schema::AnyOfBuilder::new()
+    let either = AnyOfBuilder::new()
         .item(schema_ref("Transcription"))
         .item(schema_ref("VerboseTranscription"));
     let done = ResponseBuilder::new()
@@ -353,9 +370,16 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
             "text/event-stream",
             ContentBuilder::new().schema(Some(plain())).build(),
         );
-    let form = ContentBuilder::new()
-        .schema(Some(schema_ref("TranscriptionForm")))
-        .build();
+    // Where the path names no deployment, the form must.
+    let form = if deployment {
+        schema_ref("TranscriptionForm")
+    } else {
+        let named = AllOfBuilder::new()
+            .item(schema_ref("TranscriptionForm"))
+            .item(ObjectBuilder::new().required("model"));
+        RefOr::T(Schema::AllOf(named.build()))
+    };
+    let form = ContentBuilder::new().schema(Some(form)).build();
     let body = RequestBodyBuilder::new()
         .content("multipart/form-data", form)
         .required(Some(Required::True))

@@ -34,7 +34,6 @@ pub enum Usage {
 
 /// The parts of `input_tokens`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[allow(clippy::struct_field_names, reason = "the service's names")]
 pub struct InputTokens {
     /// Estimated from the prompt's length.
     pub text_tokens: u64,
@@ -44,6 +43,7 @@ pub struct InputTokens {
 
 /// Log probability of one token.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[allow(clippy::struct_field_names, reason = "the service's names")]
 pub struct Logprob {
     /// The token's text; bytes that are no UTF-8 by themselves stand as `\xNN`.
     pub token: String,
