@@ -11,8 +11,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$ROOT"
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
-# shellcheck disable=SC1091
-if [ -r scripts/gpu.sh ]; then . scripts/gpu.sh; fi
+# shellcheck source=scripts/gpu.sh
+. scripts/gpu.sh
 
 usage() { sed -n '3,7s/^#   //p' "${BASH_SOURCE[0]}"; }
 

@@ -8,8 +8,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$ROOT"
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
-# shellcheck disable=SC1091
-if [ -r scripts/gpu.sh ]; then . scripts/gpu.sh; fi
+# shellcheck source=scripts/gpu.sh
+. scripts/gpu.sh
 
 kind=auto
 profile=release
@@ -39,25 +39,26 @@ esac
 # Remembers what the binary in this folder was built for, so that a plain `./run.sh` never rebuilds it for another device.
 built_for=$folder/.built-for
 
-# Prints the cargo arguments of a GPU build; fails, with the reason on stderr, when this machine is not ready for one.
-gpu_args() {
-    local backend
-    backend=$(gpu_detect) && gpu_check_needs "$backend" >&2 && gpu_cargo_args "$backend"
-}
-
 features=
 case "$kind" in
     cpu) ;;
     gpu)
-        features=$(gpu_args) || die \
-            "the GPU cannot be used yet (reason above); ./run.sh cpu runs on the processor" \
-            "GPU はまだ使えません (理由は上のとおり)。./run.sh cpu なら CPU で動きます"
+        backend=$(gpu_detect) || die "no GPU was found; ./run.sh cpu runs on the processor" \
+            "GPU が見つかりません。./run.sh cpu なら CPU で動きます"
+        gpu_check_needs "$backend" || die "the GPU cannot be used yet (see above); ./run.sh cpu runs on the processor" \
+            "GPU はまだ使えません (上を参照)。./run.sh cpu なら CPU で動きます"
+        features=$(gpu_cargo_args "$backend")
         ;;
     auto)
         if [ -f "$built_for" ]; then
             features=$(cat "$built_for")
-        else
-            features=$(gpu_args 2>/dev/null) || features=
+        elif backend=$(gpu_detect); then
+            if gpu_check_needs "$backend"; then
+                features=$(gpu_cargo_args "$backend")
+            else
+                say "Building for the processor; with the above in place, ./run.sh gpu builds for the GPU." \
+                    "CPU 用にビルドします。上のものを入れたあと ./run.sh gpu で GPU 用にビルドできます。"
+            fi
         fi
         ;;
 esac

@@ -89,7 +89,21 @@ def json_answer(job, result, clip):
         wrong.append("the text has spaces around it")
     # Some versions give their class every field of every format; empty ones are theirs.
     extra = {key for key in value if value[key] is not None} - {"text", "usage"}
+    if job["expect"].get("logprobs"):
+        extra.discard("logprobs")
+        wrong += logprobs(value.get("logprobs"), value.get("text"))
     return wrong + ([f"unexpected keys {sorted(extra)}"] if extra else [])
+
+
+def logprobs(items, text):
+    """Tokens with their probabilities; their bytes make the text."""
+    if not items:
+        return ["no logprobs"]
+    wrong = [f"not a log probability: {item!r}" for item in items if not isinstance(item["logprob"], (int, float)) or item["logprob"] > 0]
+    whole = b"".join(bytes(item["bytes"]) for item in items).decode()
+    if whole.strip() != text:
+        wrong.append(f"the tokens make {whole!r}, not {text!r}")
+    return wrong
 
 
 def text_answer(job, result, clip):
@@ -195,6 +209,8 @@ def stream(job, result, clip):
         wrong.append(f"the deltas make {deltas!r}, the end says {events[-1]['text']!r}")
     if result.get("ended") is False:
         wrong.append("no [DONE]")
+    if job["expect"].get("logprobs"):
+        wrong += logprobs(events[-1].get("logprobs"), events[-1]["text"])
     return wrong + same_words(events[-1]["text"], clip)
 
 

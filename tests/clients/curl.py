@@ -43,7 +43,8 @@ def command(job):
             for item in value:
                 line += ["--form-string", f"{field}[]={item}"]
         else:
-            line += ["--form-string", f"{field}={json.dumps(value) if isinstance(value, bool) else value}"]
+            # A truth value as `true`, an object as JSON text, as .NET sends it.
+            line += ["--form-string", f"{field}={json.dumps(value) if isinstance(value, (bool, dict)) else value}"]
     return line + job.get("curl", [])
 
 
