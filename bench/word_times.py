@@ -89,14 +89,15 @@ def main():
         )
         for block in matcher.get_matching_blocks():
             for i in range(block.size):
-                errors.append(abs(aligned[block.a + i][1] - ours[block.b + i][1]) * 1000)
+                errors.append((ours[block.b + i][1] - aligned[block.a + i][1]) * 1000)
     if not errors:
         sys.exit("no word could be compared")
-    errors.sort()
+    bias = statistics.median(errors)
+    errors = sorted(map(abs, errors))
     print(
         f"{len(errors)} words of {len(manifest['clips']) - skipped} clips ({skipped} not alignable): "
         f"median {statistics.median(errors):.0f} ms, p90 {errors[int(len(errors) * 0.9)]:.0f} ms, "
-        f"mean {statistics.mean(errors):.0f} ms"
+        f"mean {statistics.mean(errors):.0f} ms; median with sign {bias:+.0f} ms (above 0: late)"
     )
 
 

@@ -592,7 +592,21 @@ impl WhisperSlot {
                 no_speech_prob: segment.no_speech_probability(),
             });
         }
+        if ask.aligned {
+            ends_to_onsets(&mut transcript);
+        }
         Ok(transcript)
+    }
+}
+
+/// whisper.cpp's alignment drops one row too many at the front: what it stores with a token is where the next one
+/// begins (openai-whisper `timing.py` keeps the row of `<|notimestamps|>`, which belongs to the first token).
+fn ends_to_onsets(transcript: &mut WindowTranscript) {
+    let mut before = None;
+    for token in transcript.segments.iter_mut().flat_map(|s| &mut s.tokens) {
+        if !token.bytes.is_empty() {
+            before = std::mem::replace(&mut token.onset, before);
+        }
     }
 }
 
