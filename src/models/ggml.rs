@@ -11,117 +11,21 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::ModelError;
+use super::format::WeightFormat;
 use super::layout::{self, Role, TensorSpec};
 
 /// `ggml` in ASCII (whisper.cpp `GGML_FILE_MAGIC`).
 pub(crate) const MAGIC: u32 = 0x6767_6d6c;
-/// Version 2 of ggml's quantised forms stands as 2000 in the format field (ggml `GGML_QNT_VERSION`, `…_FACTOR`).
-const QUANTIZATION_VERSION_FACTOR: u32 = 1000;
-const QUANTIZATION_VERSION: u32 = 2;
 /// Where that field stands in the file: after the magic and ten words.
 const FORMAT_OFFSET: u64 = 44;
 /// Bins of the mel filters: 400-sample FFT (openai-whisper `audio.py`, `N_FFT`).
 pub(crate) const MEL_BINS: u32 = 201;
 /// Vocabulary sizes whisper.cpp understands: English-only; multilingual; multilingual with Cantonese (large-v3).
 const VOCABULARIES: [u32; 3] = [51_864, 51_865, 51_866];
+/// Twice what the largest model has.
+pub(crate) const MAX_LAYERS: u32 = 64;
 /// The longest token of Whisper's vocabularies has 128 bytes; whisper.cpp would allocate whatever the file says.
 const MAX_TOKEN_BYTES: u32 = 1024;
-
-/// How the matrices of a file are stored (ggml `ggml_ftype` and `ggml_type`, which differ in numbers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightFormat {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats, as published.
-    F16,
-    /// 4.5 bits a weight.
-    Q4_0,
-    /// 5 bits a weight.
-    Q4_1,
-    /// 5.5 bits a weight.
-    Q5_0,
-    /// 6 bits a weight.
-    Q5_1,
-    /// 8.5 bits a weight.
-    Q8_0,
-    /// About 2.6 bits a weight.
-    Q2K,
-    /// About 3.4 bits a weight.
-    Q3K,
-    /// 4.5 bits a weight.
-    Q4K,
-    /// 5.5 bits a weight.
-    Q5K,
-    /// About 6.6 bits a weight.
-    Q6K,
-}
-
-/// (format, name, `ggml_ftype`, `ggml_type`, weights a block, bytes a block); ggml.h and ggml-common.h.
-const FORMATS: [(WeightFormat, &str, u32, u32, u64, u64); 12] = [
-    (WeightFormat::F32, "f32", 0, 0, 1, 4),
-    (WeightFormat::F16, "f16", 1, 1, 1, 2),
-    (WeightFormat::Q4_0, "q4_0", 2, 2, 32, 18),
-    (WeightFormat::Q4_1, "q4_1", 3, 3, 32, 20),
-    (WeightFormat::Q8_0, "q8_0", 7, 8, 32, 34),
-    (WeightFormat::Q5_0, "q5_0", 8, 6, 32, 22),
-    (WeightFormat::Q5_1, "q5_1", 9, 7, 32, 24),
-    (WeightFormat::Q2K, "q2_k", 10, 10, 256, 84),
-    (WeightFormat::Q3K, "q3_k", 11, 11, 256, 110),
-    (WeightFormat::Q4K, "q4_k", 12, 12, 256, 144),
-    (WeightFormat::Q5K, "q5_k", 13, 13, 256, 176),
-    (WeightFormat::Q6K, "q6_k", 14, 14, 256, 210),
-];
-
-impl WeightFormat {
-    fn row(self) -> &'static (WeightFormat, &'static str, u32, u32, u64, u64) {
-        // The table has a row for each variant (test below).
-        FORMATS.iter().find(|row| row.0 == self).unwrap_or(&FORMATS[0])
-    }
-
-    fn from_file_type(file_type: u32) -> Option<Self> {
-        FORMATS
-            .iter()
-            .find(|row| row.2 == file_type % QUANTIZATION_VERSION_FACTOR)
-            .map(|row| row.0)
-    }
-
-    fn from_tensor_type(tensor_type: u32) -> Option<Self> {
-        FORMATS.iter().find(|row| row.3 == tensor_type).map(|row| row.0)
-    }
-
-    /// Value of the header's last field in a file of this format.
-    pub(crate) fn file_type(self) -> u32 {
-        let version = if self.is_quantized() {
-            QUANTIZATION_VERSION * QUANTIZATION_VERSION_FACTOR
-        } else {
-            0
-        };
-        version + self.row().2
-    }
-
-    pub(crate) fn tensor_type(self) -> u32 {
-        self.row().3
-    }
-
-    /// Whether weights are stored in blocks with a shared scale.
-    pub fn is_quantized(self) -> bool {
-        !matches!(self, Self::F32 | Self::F16)
-    }
-
-    /// Bytes of a tensor with rows of `row_elements`; `None` when a row is no whole number of blocks.
-    fn bytes(self, row_elements: u64, elements: u64) -> Option<u64> {
-        let (.., block_elements, block_bytes) = *self.row();
-        row_elements
-            .is_multiple_of(block_elements)
-            .then(|| elements / block_elements * block_bytes)
-    }
-}
-
-impl fmt::Display for WeightFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.row().1)
-    }
-}
 
 /// The model family by its number of layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,8 +141,8 @@ impl GgmlHeader {
         in_range("encoder length", self.n_audio_ctx, 1, 1500)?;
         in_range("decoder length", self.n_text_ctx, 1, 4096)?;
         in_range("width", self.n_audio_state, 32, 4096)?;
-        in_range("number of encoder layers", self.n_audio_layer, 1, 64)?;
-        in_range("number of decoder layers", self.n_text_layer, 1, 64)?;
+        in_range("number of encoder layers", self.n_audio_layer, 1, MAX_LAYERS)?;
+        in_range("number of decoder layers", self.n_text_layer, 1, MAX_LAYERS)?;
         in_range("number of mel bands", self.n_mels, 1, 256)?;
         if self.n_text_state != self.n_audio_state {
             return Err(format!(
@@ -308,7 +212,7 @@ pub fn check(path: &Path) -> Result<GgmlHeader, ModelError> {
     for spec in layout::tensors(&header) {
         match found.remove(spec.name.as_str()) {
             Some(entry) => {
-                agree(&spec, entry, header.format).map_err(|reason| ModelError::malformed(path, reason))?
+                agree(&spec, entry, header.format).map_err(|reason| ModelError::malformed(path, reason))?;
             }
             None => {
                 return Err(ModelError::malformed(
@@ -355,7 +259,7 @@ pub(crate) fn set_quantization_version(
     format: WeightFormat,
     version: u32,
 ) -> Result<(), ModelError> {
-    let word = version * QUANTIZATION_VERSION_FACTOR + format.row().2;
+    let word = format.file_type_of_version(version);
     let mut file = File::options()
         .write(true)
         .open(path)
@@ -551,30 +455,5 @@ impl<'a> Reader<'a> {
             format,
             offset,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_format_has_its_own_row() {
-        for (format, name, file_type, tensor_type, ..) in FORMATS {
-            assert_eq!(
-                WeightFormat::from_file_type(file_type + 2000),
-                Some(format),
-                "{name}"
-            );
-            assert_eq!(
-                WeightFormat::from_tensor_type(tensor_type),
-                Some(format),
-                "{name}"
-            );
-            assert_eq!(format.to_string(), name);
-        }
-        assert_eq!(WeightFormat::Q8_0.file_type(), 2007);
-        assert_eq!(WeightFormat::Q4_0.file_type(), 2002);
-        assert_eq!(WeightFormat::F16.file_type(), 1);
     }
 }

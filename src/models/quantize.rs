@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use half::f16;
 
-use super::ggml::WeightFormat;
+use super::format::WeightFormat;
 
 /// Numbers in a block (ggml `QK4_0`, `QK5_0`, `QK5_1`, `QK8_0`).
 pub const BLOCK: usize = 32;

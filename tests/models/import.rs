@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use whisper_backend_api::models::{ModelError, Quantization, Silent, check, import};
 
-use crate::checkpoints::{self, AUDIO_CONTEXT, Form, Ggml, Shape, TEXT_CONTEXT, numbers};
+use crate::checkpoints::{self, AUDIO_CONTEXT, Form, Shape, TEXT_CONTEXT, numbers};
+use crate::ggml_file::{self, Ggml};
 
 struct Folder {
     root: TempDir,
@@ -27,7 +28,7 @@ impl Folder {
         let out = self.path(&format!("{source}.out"));
         import(&self.path(source), &out, quantization, &Silent, None).unwrap();
         check(&out).unwrap();
-        let ggml = checkpoints::read(&out);
+        let ggml = ggml_file::read(&out);
         (out, ggml)
     }
 }
@@ -137,7 +138,7 @@ fn quantising_in_one_step_equals_quantising_the_f16_file() {
         assert!(same_bytes(&direct, &in_two), "{quantization}");
         assert_eq!(made.header.format, quantization.format());
         // The matrices are quantised, the rest is not.
-        let ggml = checkpoints::read(&in_two);
+        let ggml = ggml_file::read(&in_two);
         assert_eq!(ggml.tensors["encoder.conv2.weight"].kind, 1);
         assert_eq!(ggml.tensors["encoder.positional_embedding"].kind, 0);
         assert!(ggml.tensors["decoder.token_embedding.weight"].kind > 1);

@@ -1,6 +1,12 @@
 //! The model store against real files, a real HTTP server on this machine and, in one test, real Python packages.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its case is to fail there"
+)]
+
 mod checkpoints;
+mod ggml_file;
 mod import;
 mod packages;
 mod pull;
@@ -55,5 +61,9 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }

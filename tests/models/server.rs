@@ -123,10 +123,13 @@ fn serve(mut stream: TcpStream, contents: &[u8], replies: &[Reply], seen: &Mutex
         body.len()
     );
     if start > 0 {
-        head += &format!(
-            "Content-Range: bytes {start}-{}/{}\r\n",
-            contents.len() - 1,
-            contents.len()
+        let _ = std::fmt::Write::write_fmt(
+            &mut head,
+            format_args!(
+                "Content-Range: bytes {start}-{}/{}\r\n",
+                contents.len() - 1,
+                contents.len()
+            ),
         );
     }
     let _ = stream

@@ -74,8 +74,7 @@ fn an_installed_model_is_found_by_name_file_and_path() {
         Checked::Recorded(_)
     ));
     let mut bytes = fs::read(&imported.path).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
+    *bytes.last_mut().unwrap() ^= 1;
     fs::write(&imported.path, &bytes).unwrap();
     assert!(store.resolve("mine").is_ok());
     let error = store.verify("mine", &Silent).unwrap_err();

@@ -14,7 +14,8 @@ use half::{bf16, f16};
 use super::parts::Parts;
 use super::{Checkpoint, Element, Located, arrange, mel_filters, vocabulary};
 use crate::models::ModelError;
-use crate::models::ggml::{GgmlHeader, WeightFormat};
+use crate::models::format::WeightFormat;
+use crate::models::ggml::{GgmlHeader, MAX_LAYERS};
 use crate::models::layout::TensorSpec;
 
 const VERSIONS: std::ops::RangeInclusive<u32> = 4..=6;
@@ -87,7 +88,7 @@ impl Model<'_> {
             self.variables
                 .contains_key(&format!("{side}/layer_{layer}/ffn/linear_0/weight"))
         };
-        (0..).take_while(has).count() as u32
+        (0..=MAX_LAYERS).take_while(has).count() as u32
     }
 
     /// `num_heads` is a scalar of any integer type.

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use super::parts::Parts;
 use super::{Checkpoint, Element, Located, arrange, mel_filters, vocabulary};
 use crate::models::ModelError;
-use crate::models::ggml::{GgmlHeader, WeightFormat};
+use crate::models::format::WeightFormat;
+use crate::models::ggml::{GgmlHeader, MAX_LAYERS};
 use crate::models::layout::TensorSpec;
 
 const SINGLE: &str = "model.safetensors";
@@ -215,7 +216,7 @@ impl Model<'_> {
     }
 
     fn layers(&self, side: &str) -> u32 {
-        (0..)
+        (0..=MAX_LAYERS)
             .take_while(|layer| {
                 self.tensors
                     .contains_key(&format!("{side}.layers.{layer}.fc1.weight"))

@@ -17,7 +17,8 @@ use std::sync::atomic::AtomicBool;
 use half::{bf16, f16};
 
 use super::checksum::{Digests, HashingWriter};
-use super::ggml::{self, GgmlHeader, MEL_BINS, WeightFormat};
+use super::format::WeightFormat;
+use super::ggml::{self, GgmlHeader, MEL_BINS};
 use super::layout::{self, Role, TensorSpec};
 use super::progress::{Progress, Watch};
 use super::quantize::{BLOCK, Quantization};
