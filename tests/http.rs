@@ -1522,34 +1522,44 @@ async fn bodies_that_never_come_are_given_up() {
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_job() {
-    for stream in ["false", "true"] {
-        let server = server(
-            Scripted {
-                pause: Duration::from_secs(3600),
-                ..Scripted::default()
-            },
-            |_| {},
-        );
+    for (stream, chunked) in [("false", false), ("true", false), ("false", true), ("true", true)] {
+        let slow = Scripted {
+            pause: Duration::from_secs(3600),
+            ..Scripted::default()
+        };
+        let server = server(slow, |_| {});
         let cancelled = server.jobs.cancelled.clone();
         let address = server.listen().await;
         let body = form(&[MODEL, ("stream", stream)], Some(b"RIFF"));
         let mut socket = TcpStream::connect(address).await.unwrap();
-        socket
-            .write_all(&head(C, &format!("Content-Length: {}\r\n", body.len())))
-            .await
-            .unwrap();
-        socket.write_all(&body).await.unwrap();
+        if chunked {
+            socket
+                .write_all(&head(C, "Transfer-Encoding: chunked\r\n"))
+                .await
+                .unwrap();
+            let size = format!("{:x}\r\n", body.len());
+            socket
+                .write_all(&[size.as_bytes(), &body, b"\r\n"].concat())
+                .await
+                .unwrap();
+        } else {
+            let length = format!("Content-Length: {}\r\n", body.len());
+            socket.write_all(&head(C, &length)).await.unwrap();
+            socket.write_all(&body).await.unwrap();
+        }
+        within(async {
+            while server.jobs.seen.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        if chunked {
+            socket.write_all(b"0\r\n\r\n").await.unwrap();
+        }
         if stream == "true" {
             let mut first = [0_u8; 12];
             within(socket.read_exact(&mut first)).await.unwrap();
             assert_eq!(&first, b"HTTP/1.1 200");
-        } else {
-            within(async {
-                while server.jobs.seen.lock().unwrap().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-            .await;
         }
         assert!(!cancelled.is_cancelled());
         drop(socket);

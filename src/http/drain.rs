@@ -29,47 +29,62 @@ const PROGRESS_BYTES: u64 = 512;
 const PARSER_STALL_BYTES: u64 = 1 << 20;
 
 /// A body that two may read, one after the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lent {
-    body: Arc<Mutex<BodyDataStream>>,
-    touched: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     expects_continue: bool,
+    accepted_bytes: u64,
 }
 
-struct Borrowed {
-    body: Arc<Mutex<BodyDataStream>>,
-    touched: Arc<AtomicBool>,
+#[derive(Debug)]
+struct Shared {
+    body: Mutex<BodyDataStream>,
+    touched: AtomicBool,
+    ended: AtomicBool,
+    draining: AtomicBool,
 }
+
+struct Borrowed(Arc<Shared>);
 
 impl Stream for Borrowed {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.touched.store(true, Ordering::Relaxed);
-        let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
-        body.poll_next_unpin(context)
+        let shared = &self.0;
+        if shared.ended.load(Ordering::Relaxed) {
+            return Poll::Ready(None);
+        }
+        shared.touched.store(true, Ordering::Relaxed);
+        let mut body = shared.body.lock().unwrap_or_else(PoisonError::into_inner);
+        let polled = body.poll_next_unpin(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            shared.ended.store(true, Ordering::Relaxed);
+        }
+        polled
     }
 }
 
-/// Splits a request's body into what the handler reads and what is kept for draining.
-pub(super) fn lend(request: Request<Body>) -> (Request<Body>, Option<Lent>) {
-    let (parts, body) = request.into_parts();
+/// Splits a request's body into what the handler reads and what is kept for draining. `accepted_bytes` is the
+/// largest body the server takes. The handler finds the second part among the request's extensions.
+pub(super) fn lend(request: Request<Body>, accepted_bytes: u64) -> (Request<Body>, Option<Lent>) {
+    let (mut parts, body) = request.into_parts();
     if body.is_end_stream() {
         return (Request::from_parts(parts, body), None);
     }
+    let shared = Arc::new(Shared {
+        body: Mutex::new(body.into_data_stream()),
+        touched: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+    });
+    let borrowed = Body::from_stream(Borrowed(shared.clone()));
     let lent = Lent {
-        body: Arc::new(Mutex::new(body.into_data_stream())),
-        touched: Arc::new(AtomicBool::new(false)),
+        shared,
         expects_continue: expects_continue(&parts.headers),
+        accepted_bytes,
     };
-    let borrowed = Borrowed {
-        body: lent.body.clone(),
-        touched: lent.touched.clone(),
-    };
-    (
-        Request::from_parts(parts, Body::from_stream(borrowed)),
-        Some(lent),
-    )
+    parts.extensions.insert(lent.clone());
+    (Request::from_parts(parts, borrowed), Some(lent))
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
@@ -80,19 +95,21 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 }
 
 impl Lent {
-    /// Reads what is left, in the background. `accepted_bytes` is the largest body the server takes.
-    pub(super) fn drain(self, accepted_bytes: u64) {
+    /// Reads what is left, in the background.
+    ///
+    /// Also wanted of a body that was used: hyper notices that a client has left only once the body has ended, and
+    /// a form ends before the last bytes of a chunked body.
+    pub(super) fn drain(&self) {
+        let shared = &self.shared;
         // A client that waits for "100 Continue" has sent nothing and will send nothing: reading would call it up.
-        if self.expects_continue && !self.touched.load(Ordering::Relaxed) {
+        let waiting = self.expects_continue && !shared.touched.load(Ordering::Relaxed);
+        if waiting || shared.ended.load(Ordering::Relaxed) || shared.draining.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut rest = Borrowed {
-            body: self.body,
-            touched: self.touched,
-        };
+        let mut rest = Borrowed(shared.clone());
+        let mut left = self.accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
         tokio::spawn(async move {
             let end = Instant::now() + DRAIN_TIME;
-            let mut left = accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
             while let Ok(Ok(Some(Ok(chunk)))) = timeout_at(end, timeout(DRAIN_IDLE, rest.next())).await {
                 left = left.saturating_sub(chunk.len() as u64);
                 if left == 0 {

@@ -77,7 +77,8 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
 
     let span = tracing::info_span!("request", id = %context.id, %method, %route);
     async move {
-        let (request, lent) = drain::lend(request);
+        let accepted_bytes = app.config.server.max_file_size_mb.saturating_mul(1 << 20);
+        let (request, lent) = drain::lend(request, accepted_bytes);
         let response = match admitted {
             Err(error) => error.into_response(),
             Ok(()) => AssertUnwindSafe(next.run(request))
@@ -95,7 +96,7 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         if let Some(lent) = lent
             && response.status() != StatusCode::REQUEST_TIMEOUT
         {
-            lent.drain(app.config.server.max_file_size_mb.saturating_mul(1 << 20));
+            lent.drain();
         }
         let mut response = in_dialect(response, dialect, agent.as_deref(), &method, &uri);
         add_headers(&mut response, &context, echo, started);

@@ -11,7 +11,7 @@ use super::AppState;
 use super::dialect::{Dialect, decode};
 use super::edge::RequestContext;
 use super::error::{ApiError, Family};
-use crate::jobs::ModelInfo;
+use crate::jobs::{JobRunner, ModelInfo};
 
 /// Paths that list models; each has `/{id}` below it.
 pub(super) const PATHS: [&str; 3] = ["/v1/models", "/openai/v1/models", "/openai/models"];
@@ -129,27 +129,35 @@ pub struct ScaleSettings {
 }
 
 async fn list_models(State(app): State<AppState>, Extension(context): Extension<RequestContext>) -> Response {
-    list(&app, context.dialect)
+    list(&app, context.dialect).await
 }
 
 /// Every model that can be asked for now.
-pub(super) fn list(app: &AppState, dialect: Dialect) -> Response {
+pub(super) async fn list(app: &AppState, dialect: Dialect) -> Response {
     Json(ModelList {
         object: "list",
-        data: all(app, dialect),
+        data: all(app, dialect).await,
     })
     .into_response()
 }
 
-fn all(app: &AppState, dialect: Dialect) -> Vec<Model> {
-    let known = app.jobs.models();
-    let usable = |info: &&ModelInfo| info.installed || info.deployment || info.default;
-    let mut models: Vec<Model> = known
-        .iter()
-        .filter(usable)
-        .map(|info| model(info.id.clone(), info.created, dialect))
-        .collect();
-    if !models.iter().any(|model| model.id == WHISPER_1) && app.jobs.resolve(WHISPER_1).is_ok() {
+/// Asks the runner on a thread that may wait: it looks into the model folder.
+async fn ask<T: Default + Send + 'static>(
+    app: &AppState,
+    question: impl FnOnce(&dyn JobRunner) -> T + Send + 'static,
+) -> T {
+    let jobs = app.jobs.clone();
+    tokio::task::spawn_blocking(move || question(&*jobs))
+        .await
+        .unwrap_or_default()
+}
+
+async fn all(app: &AppState, dialect: Dialect) -> Vec<Model> {
+    let (known, lenient) = ask(app, |jobs| (jobs.models(), jobs.resolve(WHISPER_1).is_ok())).await;
+    let usable = |info: &ModelInfo| info.installed || info.deployment || info.default;
+    let known = known.into_iter().filter(usable);
+    let mut models: Vec<Model> = known.map(|info| model(info.id, info.created, dialect)).collect();
+    if lenient && !models.iter().any(|model| model.id == WHISPER_1) {
         models.push(model(WHISPER_1.to_owned(), WHISPER_1_CREATED, dialect));
     }
     models
@@ -188,6 +196,7 @@ async fn retrieve_model(
     let raw = prefix.map_or("", |prefix| &uri.path()[prefix.len() + 1..]);
     let name = decode(raw);
     let found = all(&app, context.dialect)
+        .await
         .into_iter()
         .find(|model| model.id == name);
     if let Some(found) = found {
@@ -204,17 +213,18 @@ async fn retrieve_model(
 async fn deployments(State(app): State<AppState>) -> Json<DeploymentList> {
     Json(DeploymentList {
         object: "list",
-        data: all_deployments(&app),
+        data: all_deployments(&app).await,
     })
 }
 
-fn all_deployments(app: &AppState) -> Vec<Deployment> {
-    let known = app.jobs.models();
-    known
-        .into_iter()
-        .filter(|info| info.deployment || info.default)
-        .map(|info| Deployment {
-            model: app.jobs.resolve(&info.id).unwrap_or_else(|_| info.id.clone()),
+async fn all_deployments(app: &AppState) -> Vec<Deployment> {
+    ask(app, |jobs| {
+        let known = jobs
+            .models()
+            .into_iter()
+            .filter(|info| info.deployment || info.default);
+        let named = known.map(|info| Deployment {
+            model: jobs.resolve(&info.id).unwrap_or_else(|_| info.id.clone()),
             id: info.id,
             object: "deployment",
             owner: "organization-owner",
@@ -224,13 +234,16 @@ fn all_deployments(app: &AppState) -> Vec<Deployment> {
             scale_settings: ScaleSettings {
                 scale_type: "standard",
             },
-        })
-        .collect()
+        });
+        named.collect()
+    })
+    .await
 }
 
 /// `GET /openai/deployments/{id}`
-pub(super) fn deployment(app: &AppState, name: &str) -> Result<Response, ApiError> {
+pub(super) async fn deployment(app: &AppState, name: &str) -> Result<Response, ApiError> {
     match all_deployments(app)
+        .await
         .into_iter()
         .find(|deployment| deployment.id == name)
     {

@@ -9,7 +9,7 @@ use axum::routing::{any, post};
 use axum::{Router, response::IntoResponse};
 
 use super::dialect::DeploymentPath;
-use super::drain::BodyLimits;
+use super::drain::{BodyLimits, Lent};
 use super::edge::RequestContext;
 use super::error::{ApiError, Family};
 use super::form::{self, FormRules, TranscriptionRequest};
@@ -72,8 +72,8 @@ async fn deployment(
         DeploymentPath::Translations(name) => {
             serve(&app, &context, Task::Translate, Some(name), request).await
         }
-        DeploymentPath::Models => Ok(models::list(&app, context.dialect)),
-        DeploymentPath::Deployment(name) => models::deployment(&app, &name),
+        DeploymentPath::Models => Ok(models::list(&app, context.dialect).await),
+        DeploymentPath::Deployment(name) => models::deployment(&app, &name).await,
         DeploymentPath::Foreign {
             deployment,
             operation,
@@ -127,6 +127,7 @@ async fn serve(
         spool_dir: app.config.audio.spool_dir.clone(),
         stream_whisper_1: server.stream_whisper_1,
     };
+    let leftover = request.extensions().get::<Lent>().cloned();
     let (parts, body) = request.into_parts();
     let form = form::read(&rules, &parts.headers, body, task, deployment, resolve).await?;
     let TranscriptionRequest {
@@ -136,6 +137,10 @@ async fn serve(
         has_extension,
     } = form;
     tracing::debug!(bytes = audio.len(), format = ?shown.format, stream = shown.stream, "upload complete");
+
+    if let Some(lent) = leftover {
+        lent.drain();
+    }
 
     let job = app.jobs.start(audio, options, ticket);
     if shown.stream {
