@@ -69,7 +69,7 @@ impl Default for WindowerOptions {
         Self {
             vad: true,
             threshold: 0.5,
-            threshold_end: 0.35,
+            threshold_end: 0.4,
             min_silence: Duration::from_millis(300),
             min_speech: Duration::from_millis(100),
             padding: Duration::from_millis(200),
