@@ -1,6 +1,8 @@
 //! The audio intake against files from real encoders, and against files nobody meant well with.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "audio/allocations.rs"]
+mod allocations;
 #[path = "audio/hostile.rs"]
 mod hostile;
 #[path = "audio/matrix.rs"]
@@ -18,7 +20,7 @@ use whisper_backend_api::audio::{
 /// The limits of a fresh configuration.
 fn limits() -> AudioLimits {
     AudioLimits {
-        max_duration: Duration::from_secs(24 * 3600),
+        max_duration: Duration::from_hours(24),
         max_channels: 32,
         max_sample_rate_hz: 768_000,
         max_tracks: 64,
@@ -69,6 +71,21 @@ fn decode_bytes(bytes: &[u8]) -> Result<Vec<f32>, AudioError> {
     Ok(drain(&mut stream)?.swap_remove(0))
 }
 
+/// Samples that `bytes` give; holds no more than a block of them.
+fn decode_limited(bytes: &[u8], limits: &AudioLimits) -> Result<usize, AudioError> {
+    let mut stream = AudioStream::open(
+        UploadedAudio::from_bytes(bytes, None)?,
+        limits,
+        ChannelMode::Mixed,
+    )?;
+    let mut samples = 0;
+    while let Some(block) = stream.next_block()? {
+        assert!(block.channels[0].len() <= 5 * 16_000, "a block longer than 5 s");
+        samples += block.channels[0].len();
+    }
+    Ok(samples)
+}
+
 /// Pearson's correlation of what two signals share when `b` is `lag` samples late.
 fn correlation(a: &[f32], b: &[f32], lag: isize) -> f64 {
     let (a, b) = if lag >= 0 {
@@ -87,10 +104,10 @@ fn correlation(a: &[f32], b: &[f32], lag: isize) -> f64 {
     if aa * bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
-/// The lag within `reach` samples that aligns `b` with `a` best, judged by two seconds from their middle.
+/// The lag within `reach` samples that aligns `b` with `a` best, judged by half a second from their middle.
 fn best_lag(a: &[f32], b: &[f32], reach: isize) -> isize {
     let middle = a.len().min(b.len()) / 2;
-    let window = middle.saturating_sub(16_000)..(middle + 16_000).min(a.len().min(b.len()));
+    let window = middle.saturating_sub(4_000)..(middle + 4_000).min(a.len().min(b.len()));
     let centre = &a[window.clone()];
     (-reach..=reach)
         .max_by(|one, other| {

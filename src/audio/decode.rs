@@ -10,7 +10,9 @@ use super::decoder::{self, Decoder};
 use super::demux::{self, Fault, Source, Span};
 use super::resample::Resampler;
 use super::upload::UploadedAudio;
-use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names};
+use super::{
+    AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names, sniff,
+};
 
 /// Samples a block holds at least, unless time or the recording runs out: two seconds.
 const BLOCK_SAMPLES: usize = 2 * SAMPLE_RATE_HZ as usize;
@@ -84,6 +86,36 @@ impl AudioStream {
     ) -> Result<Self, AudioError> {
         let sniffed = upload.sniff()?;
         let (source, decoder) = Source::open(upload, sniffed, limits)?;
+        Self::start(source, decoder, limits, mode)
+    }
+
+    /// As [`open`](Self::open), but hands recordings in formats that are known and not read here to the `ffmpeg`
+    /// on the path, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_or_ask_ffmpeg(
+        upload: UploadedAudio,
+        limits: &AudioLimits,
+        mode: ChannelMode,
+    ) -> Result<Self, AudioError> {
+        let (upload, spare) = upload.duplicate()?;
+        match Self::open(upload, limits, mode) {
+            Err(error) if is_for_ffmpeg(&error) => match Source::open_ffmpeg(spare, limits)? {
+                Some((source, decoder)) => Self::start(source, decoder, limits, mode),
+                None => Err(error),
+            },
+            opened => opened,
+        }
+    }
+
+    fn start(
+        source: Source,
+        decoder: Decoder,
+        limits: &AudioLimits,
+        mode: ChannelMode,
+    ) -> Result<Self, AudioError> {
         let params = &source.track.params;
         let info = AudioInfo {
             container: source.container.to_owned(),
@@ -416,6 +448,15 @@ impl AudioStream {
         let resampler = Resampler::new(rate_hz, outputs).map_err(|detail| self.broken_filter(detail))?;
         self.resampler = Some(resampler);
         Ok(())
+    }
+}
+
+/// Whether a recording was refused for its format, and may well be one.
+fn is_for_ffmpeg(error: &AudioError) -> bool {
+    match error {
+        AudioError::UnsupportedContainer { found } => sniff::is_media(found),
+        AudioError::UnsupportedCodec { .. } => true,
+        _ => false,
     }
 }
 

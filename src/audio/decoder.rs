@@ -9,6 +9,7 @@ use symphonia::core::codecs::registry::RegisterableAudioDecoder;
 use symphonia::core::packet::Packet;
 
 use super::aac;
+use super::amr::{self, Amr, Band};
 
 /// Runs third-party code on hostile bytes; a panic there becomes `None`.
 ///
@@ -30,6 +31,7 @@ pub(super) struct Decoder {
 enum Kind {
     Symphonia(Box<dyn AudioDecoder>),
     Fdk(Box<aac::Fdk>),
+    Amr(Box<Amr>),
 }
 
 impl Decoder {
@@ -59,6 +61,7 @@ impl Decoder {
                 .map(|buffer| copy(&buffer, planes))
                 .map_err(|error| error.to_string()),
             Kind::Fdk(decoder) => decoder.decode(&packet.data, planes),
+            Kind::Amr(decoder) => decoder.decode(&packet.data, planes),
         });
         match result {
             Some(Ok(rate_hz)) => {
@@ -78,7 +81,7 @@ impl Decoder {
     /// After the last packet: what the decoder still holds. False when nothing.
     pub(super) fn finish(&mut self, planes: &mut Vec<Vec<f32>>) -> bool {
         match &mut self.kind {
-            Kind::Symphonia(_) => false,
+            Kind::Symphonia(_) | Kind::Amr(_) => false,
             Kind::Fdk(decoder) => guard(|| decoder.finish(planes)).unwrap_or(false),
         }
     }
@@ -104,6 +107,8 @@ fn make(params: &AudioCodecParameters) -> Result<Kind, String> {
             Some(decoder) => return Ok(Kind::Symphonia(decoder)),
             None => return aac::Fdk::new(params).map(|fdk| Kind::Fdk(Box::new(fdk))),
         },
+        amr::CODEC_ID_AMR_NB => return Amr::new(Band::Narrow).map(|amr| Kind::Amr(Box::new(amr))),
+        amr::CODEC_ID_AMR_WB => return Amr::new(Band::Wide).map(|amr| Kind::Amr(Box::new(amr))),
         CODEC_ID_OPUS => symphonia_adapter_libopus::OpusDecoder::try_registry_new(params, &options),
         _ => symphonia::default::get_codecs().make_audio_decoder(params, &options),
     };

@@ -13,13 +13,15 @@ use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
+use super::amr::{self, AmrReader, Band};
+use super::blocks::{BlockReader, Kind};
 use super::decoder::{Decoder, guard};
+use super::ffmpeg::Ffmpeg;
 use super::mp4::{self, Edit};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
 use super::upload::UploadedAudio;
-use super::wave::{self, BlockReader, Kind};
-use super::{AudioError, AudioLimits, SAMPLE_RATE_HZ, names};
+use super::{AudioError, AudioLimits, SAMPLE_RATE_HZ, aiff, au, caf, names, riff};
 
 /// Bytes a demuxer may read to find its tracks, besides `max_metadata_bytes`: tables, first packets, the last page.
 const OPEN_BYTES: u64 = 16 << 20;
@@ -32,6 +34,9 @@ const MAX_FRAMES_PER_PACKET: u64 = 1 << 20;
 
 /// Opus counts in ticks of 1/48,000 s whatever it encodes (RFC 7845, section 4).
 const OPUS_CLOCK_HZ: u32 = 48_000;
+
+/// What a recording is called that ffmpeg reads for us.
+const FFMPEG: &str = "ffmpeg";
 
 /// Why a demuxer gave nothing.
 pub(super) enum Fault {
@@ -93,6 +98,8 @@ pub(super) struct Source {
 enum Demuxer {
     Format(Box<dyn FormatReader>),
     Blocks(BlockReader),
+    Amr(AmrReader),
+    Ffmpeg(Ffmpeg),
     /// Panicked.
     Dead,
 }
@@ -130,6 +137,42 @@ impl Source {
         }
     }
 
+    /// Lets ffmpeg decode `upload`, which `container` calls what nothing here reads. `None` when it cannot either.
+    ///
+    /// # Errors
+    ///
+    /// [`AudioError::Io`], [`AudioError::Channels`], [`AudioError::SampleRate`].
+    pub(super) fn open_ffmpeg(
+        upload: UploadedAudio,
+        limits: &AudioLimits,
+    ) -> Result<Option<(Self, Decoder)>, AudioError> {
+        let Some((child, params)) = Ffmpeg::start(upload, limits.max_duration)? else {
+            return Ok(None);
+        };
+        check_params(&params, FFMPEG, limits)?;
+        let Ok(decoder) = Decoder::new(&params) else {
+            return Ok(None);
+        };
+        let track = ChosenTrack {
+            id: 0,
+            params,
+            time_base: None,
+            duration: None,
+            lead: None,
+            length: None,
+        };
+        let demuxer = Demuxer::Ffmpeg(child);
+        Ok(Some((
+            Self {
+                demuxer,
+                container: FFMPEG,
+                track,
+                meter: Arc::default(),
+            },
+            decoder,
+        )))
+    }
+
     /// The next packet of any track; `None` at the end.
     pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, Fault> {
         self.meter.allow(STEP_BYTES);
@@ -137,6 +180,8 @@ impl Source {
         let next = guard(|| match demuxer {
             Demuxer::Format(reader) => reader.next_packet(),
             Demuxer::Blocks(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            Demuxer::Amr(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            Demuxer::Ffmpeg(child) => child.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Dead => Ok(None),
         });
         if let Some(error) = self.meter.take_failure() {
@@ -181,9 +226,16 @@ fn open(
 ) -> Result<(Source, Decoder), AudioError> {
     let name = container.name();
     let layout = match container {
-        Container::Wav => wave::read_wav(&mut region, len)?,
-        Container::Wave64 => wave::read_w64(&mut region, len)?,
-        Container::Au => wave::read_au(&mut region, len)?,
+        Container::Wav => riff::read_wav(&mut region, len)?,
+        Container::Wave64 => riff::read_w64(&mut region, len)?,
+        Container::Au => au::read_au(&mut region, len)?,
+        Container::Aiff => aiff::read_aiff(&mut region, len)?,
+        Container::Caf => match caf::read_caf(&mut region, len)? {
+            Some(layout) => layout,
+            None => return open_format(region, len, container, name, limits, meter),
+        },
+        Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
+        Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
         _ => return open_format(region, len, container, name, limits, meter),
     };
     let blocks = match &layout.kind {
@@ -210,6 +262,37 @@ fn open(
         length: blocks.frames.map(|frames| Span::per_second(frames, rate_hz)),
     };
     let demuxer = Demuxer::Blocks(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
+}
+
+fn open_amr(
+    region: Region,
+    band: Band,
+    name: &'static str,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let params = amr::parameters(band);
+    let decoder = Decoder::new(&params).map_err(|_| AudioError::UnsupportedCodec {
+        container: name.to_owned(),
+        codec: names::codec(params.codec),
+    })?;
+    let demuxer = Demuxer::Amr(AmrReader::new(region, band)?);
+    let track = ChosenTrack {
+        id: 0,
+        params,
+        time_base: None,
+        duration: None,
+        lead: None,
+        length: None,
+    };
     Ok((
         Source {
             demuxer,
@@ -257,7 +340,6 @@ fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<
     let mut stream = MediaSourceStream::new(Box::new(region), MediaSourceStreamOptions::default());
     let options = FormatOptions::default();
     Ok(match container {
-        Container::Aiff => Box::new(formats::AiffReader::try_new(stream, options)?),
         Container::Caf => Box::new(formats::CafReader::try_new(stream, options)?),
         Container::Flac => Box::new(formats::FlacReader::try_new(stream, options)?),
         Container::Mpeg => Box::new(formats::MpaReader::try_new(stream, options)?),
@@ -269,9 +351,12 @@ fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<
         }
         Container::Ogg => Box::new(formats::OggReader::try_new(stream, options)?),
         Container::Matroska => Box::new(formats::MkvReader::try_new(stream, options)?),
-        Container::Wav | Container::Wave64 | Container::Au => {
-            return Err(SymphoniaError::Unsupported("read by hand"));
-        }
+        Container::Wav
+        | Container::Wave64
+        | Container::Au
+        | Container::Aiff
+        | Container::AmrNarrow
+        | Container::AmrWide => return Err(SymphoniaError::Unsupported("read by hand")),
     })
 }
 

@@ -5,18 +5,24 @@
 use std::time::Duration;
 
 mod aac;
+mod aiff;
+mod amr;
+mod au;
+mod blocks;
+mod caf;
 mod decode;
 mod decoder;
 mod demux;
 mod downmix;
 mod error;
+mod ffmpeg;
 mod mp4;
 mod names;
 mod resample;
+mod riff;
 mod sniff;
 mod source;
 mod upload;
-mod wave;
 
 pub use decode::AudioStream;
 pub use error::AudioError;

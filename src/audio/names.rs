@@ -3,6 +3,8 @@
 use symphonia::core::codecs::audio::AudioCodecId;
 use symphonia::core::codecs::audio::well_known as codecs;
 
+use super::amr;
+
 /// The codec's name as ffprobe says it.
 pub(super) fn codec(id: AudioCodecId) -> String {
     let known = match id {
@@ -42,6 +44,8 @@ pub(super) fn codec(id: AudioCodecId) -> String {
         codecs::CODEC_ID_ALAC => "alac",
         codecs::CODEC_ID_TTA => "tta",
         codecs::CODEC_ID_TRUEHD => "truehd",
+        amr::CODEC_ID_AMR_NB => "amr_nb",
+        amr::CODEC_ID_AMR_WB => "amr_wb",
         _ => "",
     };
     if known.is_empty() {

@@ -40,6 +40,10 @@ pub enum Container {
     Ogg,
     /// Matroska and WebM.
     Matroska,
+    /// AMR narrow band.
+    AmrNarrow,
+    /// AMR wide band.
+    AmrWide,
 }
 
 impl Container {
@@ -57,6 +61,7 @@ impl Container {
             Self::Mp4 => "mp4",
             Self::Ogg => "ogg",
             Self::Matroska => "matroska",
+            Self::AmrNarrow | Self::AmrWide => "amr",
         }
     }
 }
@@ -83,9 +88,7 @@ pub(super) fn sniff(upload: &mut UploadedAudio) -> Result<Sniffed, AudioError> {
         return Err(AudioError::Empty);
     }
     let offset = skip_id3(upload)?;
-    let mut head = vec![0; HEAD_BYTES];
-    let filled = upload.read_at(offset, &mut head)?;
-    head.truncate(filled);
+    let mut head = read_up_to(upload, offset, HEAD_BYTES)?;
 
     if let Some(container) = signature(&head) {
         return Ok(Sniffed { container, offset });
@@ -99,9 +102,9 @@ pub(super) fn sniff(upload: &mut UploadedAudio) -> Result<Sniffed, AudioError> {
         return Ok(Sniffed { container, offset });
     }
 
-    head.resize(SEARCH_BYTES, 0);
-    let filled = upload.read_at(offset, &mut head)?;
-    head.truncate(filled);
+    if head.len() == HEAD_BYTES {
+        head = read_up_to(upload, offset, SEARCH_BYTES)?;
+    }
     if let Some((at, container)) = search(&head) {
         return Ok(Sniffed {
             container,
@@ -111,6 +114,15 @@ pub(super) fn sniff(upload: &mut UploadedAudio) -> Result<Sniffed, AudioError> {
     by_name(upload.file_name(), &head)
         .map(|container| Sniffed { container, offset })
         .ok_or(AudioError::Unrecognized)
+}
+
+/// At most `count` bytes from `offset` on.
+fn read_up_to(upload: &mut UploadedAudio, offset: u64, count: usize) -> Result<Vec<u8>, AudioError> {
+    let available = upload.len().saturating_sub(offset).min(count as u64);
+    let mut head = vec![0; available as usize];
+    let filled = upload.read_at(offset, &mut head)?;
+    head.truncate(filled);
+    Ok(head)
 }
 
 /// Where the file starts behind its ID3v2 tags (ID3v2.4.0 structure, section 3.1) and zero padding.
@@ -143,13 +155,13 @@ fn signature(head: &[u8]) -> Option<Container> {
     if (at(0, b"RIFF") || at(0, b"RF64") || at(0, b"BW64")) && at(8, b"WAVE") {
         return Some(Container::Wav);
     }
-    if at(0, &super::wave::W64_RIFF) {
+    if at(0, &super::riff::W64_RIFF) {
         return Some(Container::Wave64);
     }
     if at(0, b"FORM") && (at(8, b"AIFF") || at(8, b"AIFC")) {
         return Some(Container::Aiff);
     }
-    if at(0, b".snd") && super::wave::is_au_header(head) {
+    if at(0, b".snd") && super::au::is_au_header(head) {
         return Some(Container::Au);
     }
     // CAF specification: file type, then version 1.
@@ -167,6 +179,12 @@ fn signature(head: &[u8]) -> Option<Container> {
     if at(0, &[0x1a, 0x45, 0xdf, 0xa3]) {
         return Some(Container::Matroska);
     }
+    if at(0, super::amr::NARROW_MAGIC) {
+        return Some(Container::AmrNarrow);
+    }
+    if at(0, super::amr::WIDE_MAGIC) {
+        return Some(Container::AmrWide);
+    }
     // ISO 14496-12: `ftyp` is the first box, of a size that holds a brand and not much more.
     if at(4, b"ftyp") && matches!(be32(head, 0), Some(8..=1024)) {
         return Some(Container::Mp4);
@@ -177,8 +195,7 @@ fn signature(head: &[u8]) -> Option<Container> {
 /// Short names of formats that are known by sight and hold nothing this server reads.
 fn foreign(head: &[u8]) -> Option<&'static str> {
     const SIGNATURES: &[(usize, &[u8], &str)] = &[
-        (0, b"#!AMR-WB", "amr-wb"),
-        (0, b"#!AMR", "amr"),
+        (0, b"#!AMR", "amr of several channels"),
         (0, b"PK\x03\x04", "zip"),
         (0, b"%PDF", "pdf"),
         (0, b"\x89PNG", "png"),
@@ -223,6 +240,14 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
             .then_some("mpeg-ts")
     };
     known.or_else(transport_stream)
+}
+
+/// Whether a name that [`foreign`] gave is one of sound or film.
+pub(super) fn is_media(found: &str) -> bool {
+    const OTHERS: [&str; 13] = [
+        "zip", "pdf", "png", "jpeg", "gif", "gzip", "7z", "rar", "elf", "sqlite", "html", "xml", "webp",
+    ];
+    !OTHERS.contains(&found)
 }
 
 /// MPEG audio or ADTS when `count` frames follow one another from the start of `head` (or all up to its end,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::SpooledTempFile;
+use tempfile::{SpooledData, SpooledTempFile};
 
 use super::AudioError;
 use super::sniff::{self, Sniffed};
@@ -142,6 +142,51 @@ impl UploadedAudio {
     /// [`AudioError::Io`].
     pub fn sniff(&mut self) -> Result<Sniffed, AudioError> {
         sniff::sniff(self)
+    }
+
+    /// The same upload twice: one to try, one to give to ffmpeg. Copies what is in memory.
+    pub(super) fn duplicate(self) -> io::Result<(Self, Self)> {
+        let Self {
+            storage,
+            len,
+            file_name,
+        } = self;
+        let (one, other) = match storage {
+            Storage::File(file) => (Storage::File(file.try_clone()?), Storage::File(file)),
+            Storage::Spooled(file) => match file.into_inner() {
+                SpooledData::OnDisk(file) => (Storage::File(file.try_clone()?), Storage::File(file)),
+                SpooledData::InMemory(bytes) => {
+                    let copy = |bytes: &[u8]| -> io::Result<Storage> {
+                        let mut file = tempfile::spooled_tempfile(bytes.len());
+                        file.write_all(bytes)?;
+                        Ok(Storage::Spooled(file))
+                    };
+                    (copy(bytes.get_ref())?, copy(bytes.get_ref())?)
+                }
+            },
+        };
+        Ok((
+            Self {
+                storage: one,
+                len,
+                file_name: file_name.clone(),
+            },
+            Self {
+                storage: other,
+                len,
+                file_name,
+            },
+        ))
+    }
+
+    /// A file that another process can read from its start.
+    pub(super) fn into_file(self) -> io::Result<File> {
+        let mut file = match self.storage {
+            Storage::File(file) => file,
+            Storage::Spooled(file) => file.into_file()?,
+        };
+        file.seek(SeekFrom::Start(0))?;
+        Ok(file)
     }
 
     /// Fills `buffer` from `offset` on as far as the upload reaches; returns the bytes read.

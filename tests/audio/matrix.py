@@ -3,8 +3,9 @@
 
     python3 tests/audio/matrix.py tests/fixtures/jfk.wav OUT
 
-Writes OUT/NAME.EXT, OUT/NAME.EXT.f32 (mono, 16 kHz, little-endian float, by ffmpeg) and OUT/manifest.tsv with
-a line for each: file, least correlation asked for, container, codec. Needs ffmpeg and sox.
+Writes OUT/NAME.EXT, OUT/NAME.EXT.f32 (mono, 16 kHz, little-endian float, by ffmpeg, or by sox where ffmpeg
+cannot) and OUT/manifest.tsv with a line for each: file, least correlation asked for, container, codec.
+Needs ffmpeg and sox.
 Files that are there already are kept when OUT/version names this script's own text.
 """
 
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import wave
 from concurrent.futures import ThreadPoolExecutor
 
 CLIP, OUT = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
@@ -81,9 +83,11 @@ def id3(size):
 def chained(name, codec_args):
     """Two Ogg streams, one behind the other, the way internet radio changes titles."""
     parts = []
-    for index, (start, length) in enumerate((("0", "5.5"), ("5.5", "5.5"))):
+    with wave.open(CLIP) as clip:
+        half = clip.getnframes() / clip.getframerate() / 2
+    for index, (start, length) in enumerate(((0, half), (half, half))):
         part = f"{name}.{index}.ogg"
-        run(*FF, "-ss", start, "-t", length, "-i", CLIP, *codec_args, "-serial_offset", str(index), part)
+        run(*FF, "-ss", str(start), "-t", str(length), "-i", CLIP, *codec_args, "-serial_offset", str(index), part)
         parts.append(part)
     write(name, b"".join(read(part) for part in parts))
     for part in parts:
@@ -165,7 +169,15 @@ MATRIX = {
     "aiff_s24_sox.aiff": (FULL, "aiff", "pcm_s24be", lambda n: sox(n, "-b", "24")),
     "aifc_sowt.aifc": (FULL, "aiff", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le", "-f", "aiff")),
     "aifc_alaw_8k.aifc": (NARROW, "aiff", "pcm_alaw", lambda n: ffmpeg(n, *M8, "-c:a", "pcm_alaw", "-f", "aiff")),
+    "aifc_ima4.aifc":
+        (FULL, "aiff", "adpcm_ima_qt", lambda n: ffmpeg(n, "-c:a", "adpcm_ima_qt", "-f", "aiff")),
+    "aifc_f32_stereo_sox.aifc":
+        (FULL, "aiff", "pcm_f32be", lambda n: sox(n, "-c", "2", "-e", "float", "-b", "32")),
     "caf_s16.caf": (FULL, "caf", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le")),
+    "caf_f32_be_stereo.caf":
+        (FULL, "caf", "pcm_f32be", lambda n: ffmpeg(n, *S48, "-c:a", "pcm_f32be")),
+    "caf_ulaw_8k.caf": (NARROW, "caf", "pcm_mulaw", lambda n: ffmpeg(n, *M8, "-c:a", "pcm_mulaw")),
+    "caf_ima4.caf": (FULL, "caf", "adpcm_ima_qt", lambda n: ffmpeg(n, "-c:a", "adpcm_ima_qt")),
     "caf_alac.caf": (FULL, "caf", "alac", lambda n: ffmpeg(n, "-c:a", "alac")),
     # FLAC
     "flac_16.flac": (FULL, "flac", "flac", lambda n: ffmpeg(n)),
@@ -225,6 +237,9 @@ MATRIX = {
     "mka_pcm.mka": (FULL, "matroska", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le")),
     "mka_flac.mka": (FULL, "matroska", "flac", lambda n: ffmpeg(n, "-c:a", "flac")),
     "mka_mp3.mka": (FULL, "matroska", "mp3", lambda n: ffmpeg(n, *S44, "-c:a", "libmp3lame")),
+    # AMR
+    "amr_nb_12k_with_pauses.amr": (NARROW, "amr", "amr_nb", lambda n: sox(n, "-r", "8000", "-C", "7", "-t", "amr-nb")),
+    "amr_nb_5k.amr": (NARROW, "amr", "amr_nb", lambda n: sox(n, "-r", "8000", "-C", "1", "-t", "amr-nb")),
     # Video: the first audio track
     "video_mp4.mp4": (FULL, "mp4", "aac", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "aac")),
     "video_mov_2_tracks.mov": (FULL, "mp4", "aac", two_tracks),
@@ -233,11 +248,18 @@ MATRIX = {
 }
 
 
+# ffmpeg does not know the comfort noise of AMR's pauses.
+DECODED_BY_SOX = {"amr_nb_12k_with_pauses.amr"}
+
+
 def make(name):
     least, container, codec, how = MATRIX[name]
     path = os.path.join(OUT, name)
     how(path)
-    run(*FF, "-i", path, "-map", "0:a:0", "-f", "f32le", "-ac", "1", "-ar", "16000", path + ".f32")
+    if name in DECODED_BY_SOX:
+        run("sox", path, "-t", "f32", "-r", "16000", path + ".f32")
+    else:
+        run(*FF, "-i", path, "-map", "0:a:0", "-f", "f32le", "-ac", "1", "-ar", "16000", path + ".f32")
     return f"{name}\t{least}\t{container}\t{codec}\n"
 
 

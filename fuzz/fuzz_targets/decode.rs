@@ -1,0 +1,46 @@
+//! Any bytes: decoding ends, within its limits, with samples or an error that is not the server's fault.
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use whisper_backend_api::audio::{AudioError, AudioLimits, AudioStream, ChannelMode, UploadedAudio};
+
+/// Blocks looked at: a file of a few kilobytes may honestly hold hours at 1 Hz.
+const MAX_BLOCKS: usize = 40;
+
+fuzz_target!(|data: &[u8]| {
+    let limits = AudioLimits {
+        max_duration: Duration::from_secs(120),
+        max_channels: 8,
+        max_sample_rate_hz: 192_000,
+        max_tracks: 8,
+        max_metadata_bytes: 1 << 20,
+        max_decode_seconds_per_second: 1.0,
+    };
+    // The last byte chooses, so that the corpus stays made of true files.
+    let mode = if data.last().is_some_and(|byte| byte & 1 == 1) { ChannelMode::Separate } else { ChannelMode::Mixed };
+    let upload = UploadedAudio::from_bytes(data, None).expect("memory is no disk");
+    let mut stream = match AudioStream::open(upload, &limits, mode) {
+        Ok(stream) => stream,
+        Err(error) => return assert!(!matches!(error, AudioError::Io(_)), "{error}"),
+    };
+    let mut samples = 0;
+    for _ in 0..MAX_BLOCKS {
+        match stream.next_block() {
+            Ok(Some(block)) => {
+                let length = block.channels.first().map_or(0, Vec::len);
+                assert!(length <= 5 * 16_000 && block.channels.iter().all(|channel| channel.len() == length));
+                assert!(block.channels.iter().flatten().all(|sample| (-1.0..=1.0).contains(sample)));
+                samples += length as u64;
+                assert_eq!(stream.decoded_samples(), samples);
+            }
+            Ok(None) => {
+                assert!(samples >= 1_600);
+                assert!(stream.next_block().is_ok_and(|block| block.is_none()), "the end is not the end");
+                return;
+            }
+            Err(error) => return assert!(!matches!(error, AudioError::Io(_)), "{error}"),
+        }
+    }
+});

@@ -1,0 +1,179 @@
+//! Samples in blocks of equal size, as uncompressed containers hold them.
+//!
+//! Recorders, browsers and call centres write headers with sizes of zero or FFFFFFFF, sizes of more than 4 GiB, and
+//! chunks that are cut off, which Symphonia's readers refuse. All that matters in these headers is where the samples
+//! lie and what they are: `riff`, `au` and `aiff` find that out.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use symphonia::core::audio::Channels;
+use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters};
+use symphonia::core::packet::Packet;
+use symphonia::core::units::{Duration, Timestamp};
+
+use super::AudioError;
+use super::source::Region;
+
+/// Frames a packet of samples holds at most.
+const FRAMES_PER_PACKET: u64 = 4096;
+
+/// Bytes a packet holds at most, unless a single block is larger.
+const BYTES_PER_PACKET: u64 = 256 << 10;
+
+/// Where the samples lie and what they are.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// First byte of the samples.
+    pub(super) start: u64,
+    /// Bytes of samples.
+    pub(super) bytes: u64,
+    pub(super) kind: Kind,
+}
+
+/// What the samples are.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Blocks of equal size, for a decoder of Symphonia's.
+    Blocks(Blocks),
+    /// A stream of MPEG audio frames.
+    Mpeg,
+}
+
+/// Samples in blocks of equal size.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    pub(super) params: AudioCodecParameters,
+    bytes_per_block: u64,
+    frames_per_block: u64,
+    /// What the `fact` chunk says, where blocks may be padded.
+    pub(super) frames: Option<u64>,
+}
+
+/// Gives the blocks of a [`Layout`] as packets.
+#[derive(Debug)]
+pub(super) struct BlockReader {
+    region: Region,
+    left: u64,
+    position: u64,
+    bytes_per_block: u64,
+    frames_per_block: u64,
+    blocks_per_packet: u64,
+    pad: bool,
+}
+
+impl BlockReader {
+    /// Reads the samples of `layout` from `region`.
+    pub(super) fn new(mut region: Region, layout: &Layout, blocks: &Blocks) -> Result<Self, AudioError> {
+        region.seek(SeekFrom::Start(layout.start))?;
+        let blocks_per_packet = (FRAMES_PER_PACKET / blocks.frames_per_block)
+            .min(BYTES_PER_PACKET / blocks.bytes_per_block)
+            .max(1);
+        Ok(Self {
+            region,
+            left: layout.bytes,
+            position: 0,
+            bytes_per_block: blocks.bytes_per_block,
+            frames_per_block: blocks.frames_per_block,
+            blocks_per_packet,
+            pad: blocks.frames_per_block > 1,
+        })
+    }
+
+    /// Frames that are left.
+    pub(super) fn frames(&self) -> u64 {
+        (self.left / self.bytes_per_block).saturating_mul(self.frames_per_block)
+    }
+
+    /// The next packet; `None` at the end of the samples or of the file.
+    pub(super) fn next_packet(&mut self) -> std::io::Result<Option<Packet>> {
+        let wanted = self.left.min(self.blocks_per_packet * self.bytes_per_block);
+        let mut data = Vec::with_capacity(wanted as usize);
+        (&mut self.region).take(wanted).read_to_end(&mut data)?;
+        self.left -= data.len() as u64;
+        if (data.len() as u64) < wanted {
+            self.left = 0;
+        }
+        let mut blocks = data.len() as u64 / self.bytes_per_block;
+        if self.pad && data.len() as u64 > blocks * self.bytes_per_block {
+            // The last block of a compressed file may be short; what it lacks decodes as near silence.
+            blocks += 1;
+        }
+        if blocks == 0 {
+            return Ok(None);
+        }
+        data.resize((blocks * self.bytes_per_block) as usize, 0);
+        let frames = blocks * self.frames_per_block;
+        let start = i64::try_from(self.position).unwrap_or(i64::MAX);
+        self.position = self.position.saturating_add(frames);
+        Ok(Some(Packet::new(
+            0,
+            Timestamp::new(start),
+            Duration::new(frames),
+            data,
+        )))
+    }
+}
+
+/// A layout for a decoder of Symphonia's: `shape` is channels and sample rate in Hz, `block` bytes and frames of a
+/// block, `frames` how many there are where the last block may be padded.
+pub(super) fn layout_of(
+    codec: AudioCodecId,
+    (channels, rate_hz): (u16, u32),
+    (bytes_per_block, frames_per_block): (u64, u64),
+    frames: Option<u64>,
+    start: u64,
+    bytes: u64,
+) -> Layout {
+    let mut params = AudioCodecParameters::new();
+    params
+        .for_codec(codec)
+        .with_sample_rate(rate_hz)
+        .with_channels(Channels::Discrete(channels))
+        .with_max_frames_per_packet(FRAMES_PER_PACKET.max(frames_per_block))
+        .with_frames_per_block(frames_per_block);
+    Layout {
+        start,
+        bytes,
+        kind: Kind::Blocks(Blocks {
+            params,
+            bytes_per_block,
+            frames_per_block,
+            frames,
+        }),
+    }
+}
+
+/// Refuses what no limit needs to be known for.
+pub(super) fn check_shape(channels: u64, rate_hz: u64) -> Result<(), AudioError> {
+    if channels == 0 {
+        return Err(AudioError::Channels {
+            found: 0,
+            limit: u16::MAX,
+        });
+    }
+    if rate_hz == 0 {
+        return Err(AudioError::SampleRate {
+            found: 0,
+            limit: u32::MAX,
+        });
+    }
+    Ok(())
+}
+
+/// Broken before the first sample.
+pub(super) fn corrupt(container: &str, detail: &str) -> AudioError {
+    AudioError::Corrupt {
+        container: container.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
+/// Reads exactly `buffer.len()` bytes at `offset`; false when the file ends before.
+pub(super) fn read_exact_at(region: &mut Region, offset: u64, buffer: &mut [u8]) -> Result<bool, AudioError> {
+    region.seek(SeekFrom::Start(offset))?;
+    match region.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
