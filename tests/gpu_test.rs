@@ -453,13 +453,22 @@ fn hidden_cuda_devices_are_explained() {
     assert_eq!(report["advice"][0]["id"], "cuda-visible-devices", "{report}");
 }
 
+/// A library that the loader must find before `main` is one without which there is no banner and no reason either.
+#[cfg(all(target_os = "linux", not(feature = "hipblas")))]
+#[test]
+fn the_binary_starts_where_no_gpu_library_is() {
+    let output = Command::new("ldd").arg(BINARY).output().unwrap();
+    let needed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(needed.contains("libc.so"), "{needed}");
+    for library in ["libvulkan", "libOpenCL", "libcuda", "libcudart", "libcublas"] {
+        assert!(!needed.contains(library), "{needed}");
+    }
+}
+
 /// Whatever this build and machine are: a request is answered, and the report and the health route agree.
 #[test]
 fn the_report_never_claims_more_than_the_engine() {
     let _alone = alone();
-    if !model().exists() {
-        return;
-    }
     let server = Server::start(&Vec::new(), &["--cpu"]);
     assert_eq!(
         words(&server.transcribe(&short_recording())).join(" "),
