@@ -20,7 +20,7 @@ use whisper_backend_api::audio::{
 /// The limits of a fresh configuration.
 fn limits() -> AudioLimits {
     AudioLimits {
-        max_duration: Duration::from_hours(24),
+        max_duration: Duration::from_secs(24 * 3600),
         max_channels: 32,
         max_sample_rate_hz: 768_000,
         max_tracks: 64,

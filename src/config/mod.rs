@@ -318,7 +318,7 @@ impl Default for SpeechConfig {
         Self {
             vad: true,
             threshold: 0.5,
-            threshold_end: 0.35,
+            threshold_end: 0.4,
             min_silence_ms: 300,
             min_speech_ms: 100,
             padding_ms: 200,

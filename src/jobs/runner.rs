@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::registry::Registry;
 use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, ModelInfo, Ticket, TranscribeOptions};
 use crate::audio::{AudioError, AudioLimits, AudioStream, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
-use crate::config::{Config, Switch};
+use crate::config::{Config, FfmpegSetting, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -227,6 +227,7 @@ impl Inner {
             } else {
                 ChannelMode::Mixed
             },
+            ask_ffmpeg: self.config.audio.ffmpeg == FfmpegSetting::Auto,
             cancel: cancel.clone(),
             _ticket: ticket,
         };
@@ -449,6 +450,7 @@ struct Decoder {
     limits: AudioLimits,
     windower: WindowerOptions,
     mode: ChannelMode,
+    ask_ffmpeg: bool,
     cancel: CancellationToken,
     /// The place is free only when this thread has ended too.
     _ticket: Ticket,
@@ -456,7 +458,11 @@ struct Decoder {
 
 impl Decoder {
     fn run(self, audio: UploadedAudio, out: &mpsc::Sender<Cut>) -> Result<(), AudioError> {
-        let mut stream = AudioStream::open(audio, &self.limits, self.mode)?;
+        let mut stream = if self.ask_ffmpeg {
+            AudioStream::open_or_ask_ffmpeg(audio, &self.limits, self.mode)?
+        } else {
+            AudioStream::open(audio, &self.limits, self.mode)?
+        };
         let mut windowers: Vec<Windower> = Vec::new();
         while let Some(block) = stream.next_block()? {
             if self.cancel.is_cancelled() {
