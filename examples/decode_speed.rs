@@ -55,7 +55,7 @@ fn main() -> Result<()> {
 
 fn decode(file: &Path) -> Result<AudioStream> {
     let limits = AudioLimits {
-        max_duration: Duration::from_hours(24),
+        max_duration: Duration::from_secs(24 * 3600),
         max_channels: 32,
         max_sample_rate_hz: 768_000,
         max_tracks: 64,
