@@ -376,7 +376,11 @@ fn a_gpu_that_keeps_failing_is_given_up_for_the_cpu() {
 fn wait_for_a_running_window(server: &Server, over: impl Fn() -> bool) {
     let start = Instant::now();
     while server.get("/stats").1["queue"]["windows_running"].as_i64() < Some(1) {
-        assert!(!over() && start.elapsed() < PATIENCE, "no window runs\n{}", server.log());
+        assert!(
+            !over() && start.elapsed() < PATIENCE,
+            "no window runs\n{}",
+            server.log()
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
