@@ -92,7 +92,7 @@ fn decoding(c: &mut Criterion) {
     group.throughput(Throughput::Elements(samples.len() as u64));
     group.bench_function("wav 16 kHz mono", |b| b.iter(|| decode(black_box(JFK))));
     group.bench_function("wav 44.1 kHz stereo", |b| {
-        b.iter(|| decode(black_box(&compact_disc)))
+        b.iter(|| decode(black_box(&compact_disc)));
     });
     group.finish();
 }

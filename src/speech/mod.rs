@@ -6,6 +6,7 @@
 //! 1. [`voice`]: 16 ms frames get a voice probability (a small recurrent network) and a level.
 //! 2. [`stretches`]: hysteresis turns probabilities into stretches of speech.
 //! 3. [`packing`]: stretches are packed into windows; where a window must end, it ends in the best pause.
+//! 4. [`tone`]: windows that hold a hum or a chord and no voice are let go.
 //!
 //! Every sample of detected speech is in exactly one window; long silences are in none. Memory is bounded by about
 //! two windows, whatever the length of the recording.
@@ -14,6 +15,7 @@ mod packing;
 mod stretches;
 #[cfg(test)]
 mod tests;
+mod tone;
 mod voice;
 mod windower;
 

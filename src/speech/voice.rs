@@ -29,6 +29,19 @@ pub(super) struct Frame {
     pub voice: f32,
     /// Root mean square of the samples, full scale 1.
     pub rms: f32,
+    /// The same of the differences between neighbouring samples: high frequencies weigh more in it.
+    pub upper_rms: f32,
+}
+
+impl Frame {
+    /// A frame that no detector has heard.
+    pub(super) fn unheard(samples: &[f32]) -> Self {
+        Self {
+            voice: 0.0,
+            rms: rms(samples.iter().copied()),
+            upper_rms: rms(samples.windows(2).map(|pair| pair[1] - pair[0])),
+        }
+    }
 }
 
 /// Judges blocks of frames in the order of the recording.
@@ -50,10 +63,7 @@ impl VoiceDetector {
     /// Judges up to [`BLOCK_FRAMES`] frames; `samples` is a multiple of [`FRAME_SAMPLES`] long.
     pub(super) fn judge(&mut self, samples: &[f32], frames: &mut Vec<Frame>) {
         let first = frames.len();
-        frames.extend(samples.chunks_exact(FRAME_SAMPLES).map(|frame| Frame {
-            voice: 0.0,
-            rms: rms(frame),
-        }));
+        frames.extend(samples.chunks_exact(FRAME_SAMPLES).map(Frame::unheard));
         let loudest = frames[first..].iter().map(|frame| frame.rms).fold(0.0, f32::max);
         self.level = loudest.max(self.level * LEVEL_DECAY);
         let gain = (TARGET_LEVEL / self.level.max(SILENCE_RMS)).min(MAX_GAIN);
@@ -90,14 +100,11 @@ impl VoiceDetector {
 }
 
 /// Root mean square without what is not a number.
-pub(super) fn rms(samples: &[f32]) -> f32 {
-    if samples.is_empty() {
-        return 0.0;
-    }
+fn rms(samples: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let count = samples.len().max(1) as f32;
     let sum: f32 = samples
-        .iter()
         .filter(|sample| sample.is_finite())
-        .map(|sample| sample * sample)
+        .map(|sample| sample.clamp(-2.0, 2.0).powi(2))
         .sum();
-    (sum / samples.len() as f32).sqrt()
+    (sum / count).sqrt()
 }

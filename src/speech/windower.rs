@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::packing::{Decision, Packing, best_cut};
 use super::stretches::{Hysteresis, StretchTracker};
-use super::voice::{BLOCK_FRAMES, Frame, VoiceDetector, rms};
+use super::tone::is_tone;
+use super::voice::{BLOCK_FRAMES, Frame, VoiceDetector};
 use super::{FRAME_SAMPLES, SAMPLE_RATE_HZ, Window, WindowerOptions};
 
 const FRAME: u64 = FRAME_SAMPLES as u64;
@@ -167,11 +168,8 @@ impl Windower {
             }
             self.frames.extend(&detection.judged);
         } else {
-            let level = |frame| Frame {
-                voice: 0.0,
-                rms: rms(frame),
-            };
-            self.frames.extend(samples.chunks_exact(FRAME_SAMPLES).map(level));
+            self.frames
+                .extend(samples.chunks_exact(FRAME_SAMPLES).map(Frame::unheard));
         }
         self.loudest = self
             .frames
@@ -185,8 +183,10 @@ impl Windower {
             if !finished && self.now() * FRAME <= SHORT_RECORDING {
                 return; // it may still turn out to be a short recording
             }
-            while let Some(window) = self.next_speech_window(finished) {
-                windows.push(window);
+            while let Some((range, speech)) = self.next_speech(finished) {
+                if self.holds_a_voice(&speech) {
+                    windows.push(self.window(range, &speech));
+                }
             }
             self.forget_silence();
         } else {
@@ -196,7 +196,8 @@ impl Windower {
         }
     }
 
-    fn next_speech_window(&mut self, finished: bool) -> Option<Window> {
+    /// Samples of the next window and of the stretches of speech in it.
+    fn next_speech(&mut self, finished: bool) -> Option<(Range<u64>, Vec<Range<u64>>)> {
         let now = self.now();
         let detection = self.detection.as_mut()?;
         let open = detection.tracker.open_stretch();
@@ -247,11 +248,21 @@ impl Windower {
             last.end + padding.min(room)
         };
         let end = (end * FRAME).min(self.seen);
-        let speech: Vec<Range<u64>> = speech
+        let speech = speech
             .iter()
             .map(|stretch| stretch.start * FRAME..(stretch.end * FRAME).min(self.seen))
             .collect();
-        Some(self.window(start..end, &speech))
+        self.emitted_to = end;
+        Some((start..end, speech))
+    }
+
+    /// False for tones that the detector took for a voice.
+    fn holds_a_voice(&self, speech: &[Range<u64>]) -> bool {
+        let local = |sample: u64| (sample.saturating_sub(self.buffer_start) / FRAME) as usize;
+        !is_tone(speech.iter().map(|stretch| {
+            let end = local(stretch.end).min(self.frames.len());
+            self.frames.range(local(stretch.start).min(end)..end)
+        }))
     }
 
     /// A window without detection: full, or the rest of the recording.
