@@ -33,6 +33,9 @@ KEY = "test-key-0123456789"
 CLIP_SECONDS = 2.4
 CLIP_WORDS = "and so my fellow americans"
 SCHEMATHESIS = "schemathesis==4.32.5"
+# Oldest Node with a global `File`, which the packages need; Debian 12's own is 18. npm carries newer ones.
+NODE_MINIMUM = 20
+NODE_PACKAGE = "node@22"
 # Seconds until a client gives a call up; all of them then say so, instead of waiting out their ten minutes.
 CALL_TIMEOUT = 120
 
@@ -46,6 +49,7 @@ def main():
         folder = Path(folder)
         audio = recordings(options.audio, folder)
         missing = install(clients, options.cache)
+        options.node = node(options.cache) if any(client.get("npm") for client in clients) else None
         print(f"clients ready after {time.monotonic() - began:.0f} s", flush=True)
         with contextlib.ExitStack() as servers:
             endpoints = {}
@@ -147,6 +151,21 @@ def install_one(client, cache):
         # Node looks for packages beside the script.
         shutil.copy(HERE / client["runner"], home)
     return None
+
+
+def node(cache):
+    """A Node that is new enough: the computer's own, else one from npm."""
+    home = cache / "node"
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, ValueError):
+        version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout
+        if int(version.lstrip("v").split(".")[0]) >= NODE_MINIMUM:
+            return "node"
+    own = home / "node_modules/node/bin/node"
+    if not own.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "package.json").write_text('{"private": true}')
+        quietly(["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", NODE_PACKAGE], cwd=home)
+    return own
 
 
 def quietly(command, **options):
@@ -281,7 +300,7 @@ def run_batch(client, batch, options, missing):
         return [{"unrun": missing} for _ in batch]
     home = options.cache / client["name"]
     if client.get("npm"):
-        command = ["node", home / client["runner"]]
+        command = [options.node, home / client["runner"]]
     else:
         command = [home / "bin/python" if client.get("pip") else sys.executable, HERE / client["runner"]]
     # What this computer's own clients are set to must not reach these.
