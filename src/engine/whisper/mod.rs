@@ -371,10 +371,11 @@ impl WhisperSlot {
                 return Err(StepError::Cancelled);
             }
             self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
+            let step_threads = self.step_threads(threads);
             let mut run = Run {
                 state: &mut self.state,
                 position: 0,
-                threads: self.step_threads(threads),
+                threads: step_threads,
                 cancel,
             };
             let mut logits = Vec::new();
