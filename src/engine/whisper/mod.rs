@@ -485,7 +485,11 @@ impl WhisperSlot {
     /// Threads for one decoder step. A small model's step is over before a second thread has woken up: on two
     /// cores `base` q8_0 runs 14.1 times real time this way, 10.2 with both (docs/performance.md).
     fn step_threads(&self, threads: u32) -> usize {
-        if self.context.model_n_text_state() <= SMALL_TEXT_STATE { 1 } else { threads as usize }
+        if self.context.model_n_text_state() <= SMALL_TEXT_STATE {
+            1
+        } else {
+            threads as usize
+        }
     }
 
     fn prompt_tokens(&self, prompt: Option<&str>) -> Vec<i32> {
