@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench pieces`. Throughput is in samples of recording at 16 kHz, so 16 Melem/s is 1,000 times real
 //! time.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::hint::black_box;
 use std::time::Duration;

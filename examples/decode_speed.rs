@@ -4,6 +4,7 @@
 //! cargo run --release --example decode_speed            # ten minutes in each codec, five runs; needs ffmpeg
 //! cargo run --release --example decode_speed -- FILE…   # what is in these files, and how long it took
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

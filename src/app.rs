@@ -135,7 +135,7 @@ impl App {
         let mut state = AppState::new(Arc::new(self.jobs.clone()), self.config.clone());
         let status = self.status.clone();
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
-            status.answered(outcome.status.as_u16())
+            status.answered(outcome.status.as_u16());
         }));
         let diagnostics = http::diagnostics::router(self.status.clone());
         let router = http::router_with(state, diagnostics);

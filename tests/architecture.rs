@@ -1,4 +1,5 @@
 //! The arrows between modules go one way, and some names stay in one place.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

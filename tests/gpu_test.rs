@@ -4,6 +4,11 @@
 //! slow, but the same way from the HTTP request to the device and back. Where no device can be had at all the tests say
 //! "skipped: no GPU" aloud and pass. They need `models/ggml-tiny.en.bin` (`WhisperBackendAPI models pull tiny.en`), or a
 //! model named by `GPU_TEST_MODEL`.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![cfg_attr(
+    not(feature = "vulkan"),
+    allow(dead_code, reason = "a software device exists for Vulkan only")
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The whole program as a user meets it: a real process, real HTTP, real weights, real kills.
 //! A scripted engine stands in only for states that a real one reaches once a year.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "server/support.rs"]
 mod support;
@@ -288,7 +289,7 @@ fn a_short_clip_does_not_wait_for_a_long_file() {
 #[test]
 fn silence_is_empty_text_and_never_reaches_the_engine() {
     let server = scripted(&json!({ "text": " Thanks for watching!" }), "").start();
-    let body: Value = serde_json::from_str(&server.transcript(&wav(&[0; 16_000 * 2 * 20]), &[])).unwrap();
+    let body: Value = serde_json::from_str(&server.transcript(&wav(&vec![0; 16_000 * 2 * 20]), &[])).unwrap();
     assert_eq!(body["text"], "");
     assert_eq!(server.json("/stats")["windows"]["total"], 0);
 }

@@ -28,6 +28,8 @@ pub struct Status {
     facts: tokio::sync::Mutex<Option<(Instant, Arc<MachineFacts>)>>,
 }
 
+type State = Result<(), (&'static str, String)>;
+
 /// Body of `GET /health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
@@ -197,13 +199,8 @@ impl Status {
         &self.config
     }
 
-    fn model(
-        &self,
-    ) -> (
-        Option<Arc<Model>>,
-        Option<String>,
-        Result<(), (&'static str, String)>,
-    ) {
+    /// The default model, why it is not the configured one, and its state: `Err` holds `status` and reason.
+    fn model(&self) -> (Option<Arc<Model>>, Option<String>, State) {
         match self.registry.default_model() {
             DefaultModel::Started { model, instead } => {
                 // An engine ended for idleness comes back with the next request: that is health.
@@ -326,16 +323,16 @@ impl Status {
     /// `/gpu-status`. Looks at the machine at most every few seconds, off the async threads.
     pub async fn gpu_report(&self, locale: Locale) -> GpuReport {
         let mut cached = self.facts.lock().await;
-        let facts = match cached.as_ref().filter(|(at, _)| at.elapsed() < FACTS_FRESH) {
-            Some((_, facts)) => facts.clone(),
-            None => {
-                let fresh = tokio::task::spawn_blocking(diagnostics::probe)
-                    .await
-                    .unwrap_or_default();
-                let fresh = Arc::new(fresh);
-                *cached = Some((Instant::now(), fresh.clone()));
-                fresh
-            }
+        let known = cached.as_ref().filter(|(at, _)| at.elapsed() < FACTS_FRESH);
+        let facts = if let Some((_, facts)) = known {
+            facts.clone()
+        } else {
+            let fresh = tokio::task::spawn_blocking(diagnostics::probe)
+                .await
+                .unwrap_or_default();
+            let fresh = Arc::new(fresh);
+            *cached = Some((Instant::now(), fresh.clone()));
+            fresh
         };
         drop(cached);
         GpuReport::new(&facts, &self.engine_facts(), locale == Locale::Japanese)

@@ -276,9 +276,7 @@ fn choose(logits: &[f32], v: &Vocabulary) -> Choice {
     let best_time = greatest(times);
     let time_sum = log_sum_exp(times, best_time.1);
     let take_time = time_sum > best_text.1;
-    let (id, logit) = if take_time {
-        (best_time.0 + text.len(), best_time.1)
-    } else if best_time.1 > best_text.1 {
+    let (id, logit) = if take_time || best_time.1 > best_text.1 {
         (best_time.0 + text.len(), best_time.1)
     } else {
         best_text

@@ -217,9 +217,8 @@ pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opti
 
 /// Splits and checks a frame's first eight bytes: header bytes, samples.
 pub fn frame_lengths(lengths: [u8; 8]) -> io::Result<(usize, usize)> {
-    let [a, b, c, d, e, f, g, h] = lengths;
-    let header = u32::from_le_bytes([a, b, c, d]);
-    let samples = u32::from_le_bytes([e, f, g, h]);
+    let both = u64::from_le_bytes(lengths);
+    let (header, samples) = (both as u32, (both >> 32) as u32);
     if header > MAX_HEADER_BYTES || samples > MAX_SAMPLES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame"));
     }

@@ -175,7 +175,7 @@ impl Registry {
             *used = Instant::now();
             return model.clone();
         }
-        let weights = std::fs::metadata(file).map(|m| m.len()).unwrap_or(0);
+        let weights = std::fs::metadata(file).map_or(0, |m| m.len());
         let cpu_slots = self
             .config
             .performance
@@ -279,7 +279,7 @@ impl Registry {
     pub async fn ready_model(&self, name: &str) -> Result<Arc<Model>, JobError> {
         let model = match self.named(name)? {
             Some((name, file)) => self.load(&name, &file),
-            None => self.default_ready(name).await?,
+            None => self.default_ready()?,
         };
         model
             .settled()
@@ -288,7 +288,7 @@ impl Registry {
         Ok(model)
     }
 
-    async fn default_ready(&self, _name: &str) -> Result<Arc<Model>, JobError> {
+    fn default_ready(&self) -> Result<Arc<Model>, JobError> {
         let state = self.default_model();
         match state {
             DefaultModel::Started { model, .. } => {

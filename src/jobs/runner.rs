@@ -289,13 +289,8 @@ impl<'j> Request<'j> {
             code => Some(code.to_owned()),
         };
         // A list of candidates is a wish to detect.
-        let language = options.language.clone().or_else(|| {
-            if options.candidate_languages.is_empty() {
-                configured
-            } else {
-                None
-            }
-        });
+        let configured = configured.filter(|_| options.candidate_languages.is_empty());
+        let language = options.language.clone().or(configured);
         Self {
             jobs,
             model,
@@ -469,7 +464,7 @@ impl Decoder {
                 return Err(AudioError::Cancelled);
             }
             while windowers.len() < block.channels.len() {
-                windowers.push(Windower::new(self.windower.clone()));
+                windowers.push(Windower::new(self.windower));
             }
             let channels = block.channels.len() as u16;
             for (channel, samples) in block.channels.iter().enumerate() {

@@ -67,8 +67,14 @@ impl Assembler {
         let count = window.segments.len();
         for (index, segment) in window.segments.into_iter().enumerate() {
             let last = index + 1 == count;
-            let Some(segment) = self.segment(place, segment, &mut carry, last, window.temperature, &language)
-            else {
+            let Some(segment) = self.segment(
+                place,
+                segment,
+                &mut carry,
+                last,
+                window.temperature,
+                language.as_deref(),
+            ) else {
                 continue;
             };
             out.push(segment);
@@ -86,7 +92,7 @@ impl Assembler {
         carry: &mut Vec<u8>,
         last: bool,
         temperature: f32,
-        language: &Option<String>,
+        language: Option<&str>,
     ) -> Option<Segment> {
         cut_loop(&mut raw.tokens);
         let mut bytes = std::mem::take(carry);
@@ -109,7 +115,7 @@ impl Assembler {
             self.clock = start;
         }
         let words = if self.word_times {
-            words::words(&raw.tokens, place.start, (start, end), language.as_deref())
+            words::words(&raw.tokens, place.start, (start, end), language)
         } else {
             Vec::new()
         };

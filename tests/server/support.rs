@@ -65,7 +65,8 @@ pub const JFK: &str = "and so my fellow americans ask not what your country can 
 pub struct Server {
     pub child: Child,
     pub port: u16,
-    pub folder: tempfile::TempDir,
+    /// Removed with the server.
+    _folder: tempfile::TempDir,
     pub output: Arc<Mutex<String>>,
 }
 
@@ -147,7 +148,7 @@ impl Builder {
         let mut server = Server {
             child,
             port,
-            folder,
+            _folder: folder,
             output,
         };
         if self.wait {

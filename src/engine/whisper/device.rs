@@ -39,7 +39,7 @@ impl Device {
                 self.handle as sys::ggml_backend_dev_t,
                 &raw mut free,
                 &raw mut total,
-            )
+            );
         };
         (free as u64, total as u64)
     }
@@ -130,7 +130,7 @@ pub(super) fn no_gpu_reason(number: u32) -> String {
 /// ggml aborts the process when weights do not fit, so that is found out before.
 pub(super) fn check_gpu_memory(device: &Device, model: &Path) -> Result<(), String> {
     let (free, total) = device.memory();
-    let weights = std::fs::metadata(model).map(|m| m.len()).unwrap_or(0);
+    let weights = std::fs::metadata(model).map_or(0, |m| m.len());
     let needed = weights + weights / 10 + GPU_HEADROOM_BYTES;
     if total > 0 && free < needed {
         return Err(format!(
@@ -165,7 +165,7 @@ pub(super) fn install_log() {
         ]
         .iter()
         .any(|word| message.contains(word));
-        if level == 4 || (level >= 2 && level <= 3 && about_devices) {
+        if level == 4 || ((2..=3).contains(&level) && about_devices) {
             let mut log = DEVICE_LOG.lock().unwrap_or_else(PoisonError::into_inner);
             if log.len() < DEVICE_LOG_LINES {
                 log.push(message.to_owned());

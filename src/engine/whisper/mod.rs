@@ -72,7 +72,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
         .map_err(|e| format!("whisper.cpp cannot load `{}`: {e}", spec.model.display()))?;
     let model_type = context
         .model_type_readable_str_lossy()
-        .map(|s| s.into_owned())
+        .map(std::borrow::Cow::into_owned)
         .unwrap_or_default();
     let vocabulary = Arc::new(vocabulary(&context));
     Ok(Box::new(Whisper {
