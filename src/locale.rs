@@ -122,16 +122,20 @@ impl Locale {
                 ));
             }
         }
-        let on = self.pick("on", "有効");
-        let off = self.pick("off", "無効");
+        let state = |on: bool| match (self, on) {
+            (Self::English, true) => "on",
+            (Self::English, false) => "off",
+            (Self::Japanese, true) => "有効",
+            (Self::Japanese, false) => "無効",
+        };
         lines.push(format!(
-            "{}: {} (GPU: {} {} -> {}: {})",
+            "{}: {} (GPU: {}{} -> {}: {})",
             self.pick("✓ Whisper model loaded", "✓ Whisperモデルを読み込みました"),
             banner.model,
-            self.pick("configured", "設定"),
-            if banner.gpu_enabled { on } else { off },
+            self.pick("configured ", "設定"),
+            state(banner.gpu_enabled),
             self.pick("actual", "実際"),
-            if gpu { on } else { off },
+            state(gpu),
         ));
         lines.push("==================".to_owned());
         lines
