@@ -13,8 +13,8 @@ use super::SAMPLE_RATE_HZ;
 /// Output samples a step aims at; also the step of recordings that need no resampling.
 const STEP_SAMPLES: usize = 4096;
 
-/// Longest block of input that is transformed as a whole. Rates that share few factors with 16,000 (37,813 Hz)
-/// need a block of one second; beyond this length they are interpolated instead, to bound memory.
+/// Longest block of input that is transformed as a whole. Rates that share few factors with 16,000 (37,813
+/// Hz) need a block of one second; beyond this length they are interpolated instead, to bound memory.
 const MAX_BLOCK_FRAMES: usize = 32_768;
 
 /// Taps of the interpolating filter, for those rates only.
@@ -163,7 +163,8 @@ impl Resampler {
         Ok(true)
     }
 
-    /// One step of the filter, padded with silence where the queue runs out; gives at most up to sample `until`.
+    /// One step of the filter, padded with silence where the queue runs out; gives at most up to sample
+    /// `until`.
     fn convert(&mut self, until: u64, out: &mut [Vec<f32>]) -> Result<(), String> {
         let Some(filter) = &mut self.filter else {
             return Ok(());
