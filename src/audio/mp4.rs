@@ -157,8 +157,8 @@ impl Reader<'_> {
         self.number(start + if wide { 20 } else { 12 })
     }
 
-    /// Duration and start of the one edit that plays something. Several such edits cut the recording into pieces,
-    /// which is not followed: all of it is decoded.
+    /// Duration and start of the one edit that plays something. Several such edits cut the recording into
+    /// pieces, which is not followed: all of it is decoded.
     fn edit_list(&mut self, start: u64) -> Option<(u64, u64)> {
         let wide = self.bytes::<1>(start)?[0] == 1;
         let entries = self.number(start + 4)?;

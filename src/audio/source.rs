@@ -10,8 +10,8 @@ use super::upload::UploadedAudio;
 
 /// Largest single read a demuxer may ask for, in bytes.
 ///
-/// A demuxer reads a whole packet at once, so this is the largest packet accepted: far above any audio packet,
-/// above video key frames, and far below what a made-up 32-bit size asks for.
+/// A demuxer reads a whole packet at once, so this is the largest packet accepted: far above any audio
+/// packet, above video key frames, and far below what a made-up 32-bit size asks for.
 const MAX_READ_BYTES: usize = 32 << 20;
 
 /// Bounds what one step of a demuxer may read, and remembers why a read failed.
