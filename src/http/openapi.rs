@@ -6,7 +6,7 @@ use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -149,10 +149,20 @@ enum PriorityName {
 )]
 struct Schemas;
 
+/// The form where the path names no deployment: `model` is required.
+const NAMED_FORM: &str = "NamedTranscriptionForm";
+
 /// The whole description.
 pub fn document() -> OpenApi {
     let mut api = Schemas::openapi();
     if let Some(components) = api.components.as_mut() {
+        if let Some(RefOr::T(Schema::Object(form))) = components.schemas.get("TranscriptionForm") {
+            let mut named = form.clone();
+            named.required.push("model".to_owned());
+            components
+                .schemas
+                .insert(NAMED_FORM.to_owned(), RefOr::T(Schema::Object(named)));
+        }
         components.add_security_scheme(
             "api-key",
             SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("api-key"))),
@@ -356,6 +366,11 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
     let either = AnyOfBuilder::new()
         .item(schema_ref("Transcription"))
         .item(schema_ref("VerboseTranscription"));
+    // What a reader of server-sent events gets of each; `data` holds a `StreamEvent`, at last `[DONE]`.
+    let event = ObjectBuilder::new()
+        .schema_type(SchemaType::new(Type::Object))
+        .property("data", plain());
+    let event = event.required("data").build();
     let done = ResponseBuilder::new()
         .description("The transcript, in the form that `response_format` and `stream` ask for")
         .header("x-request-id", HeaderBuilder::new().build())
@@ -368,18 +383,14 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
         .content("text/plain", ContentBuilder::new().schema(Some(plain())).build())
         .content(
             "text/event-stream",
-            ContentBuilder::new().schema(Some(plain())).build(),
+            ContentBuilder::new().schema(Some(event)).build(),
         );
-    // Where the path names no deployment, the form must.
     let form = if deployment {
-        schema_ref("TranscriptionForm")
+        "TranscriptionForm"
     } else {
-        let named = AllOfBuilder::new()
-            .item(schema_ref("TranscriptionForm"))
-            .item(ObjectBuilder::new().required("model"));
-        RefOr::T(Schema::AllOf(named.build()))
+        NAMED_FORM
     };
-    let form = ContentBuilder::new().schema(Some(form)).build();
+    let form = ContentBuilder::new().schema(Some(schema_ref(form))).build();
     let body = RequestBodyBuilder::new()
         .content("multipart/form-data", form)
         .required(Some(Required::True))
