@@ -289,7 +289,7 @@ impl Transport {
     fn list_tracks(&mut self, payload: &[u8]) {
         let Some(section) = section(payload) else { return };
         self.listed = true;
-        let described = section.get(10..12).map_or(0, |bytes| length12(bytes));
+        let described = section.get(10..12).map_or(0, length12);
         let mut rest = section.get(12 + described..).unwrap_or_default();
         // Four bytes of checksum end the section.
         while let [kind, high, low, more_high, more_low, behind @ ..] = rest
