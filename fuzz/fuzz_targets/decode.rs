@@ -19,11 +19,7 @@ fuzz_target!(|data: &[u8]| {
         max_decode_seconds_per_second: 1.0,
     };
     // The last byte chooses, so that the corpus stays made of true files.
-    let mode = if data.last().is_some_and(|byte| byte & 1 == 1) {
-        ChannelMode::Separate
-    } else {
-        ChannelMode::Mixed
-    };
+    let mode = if data.last().is_some_and(|byte| byte & 1 == 1) { ChannelMode::Separate } else { ChannelMode::Mixed };
     let upload = UploadedAudio::from_bytes(data, None).expect("memory is no disk");
     let mut stream = match AudioStream::open(upload, &limits, mode) {
         Ok(stream) => stream,
@@ -35,22 +31,13 @@ fuzz_target!(|data: &[u8]| {
             Ok(Some(block)) => {
                 let length = block.channels.first().map_or(0, Vec::len);
                 assert!(length <= 5 * 16_000 && block.channels.iter().all(|channel| channel.len() == length));
-                assert!(
-                    block
-                        .channels
-                        .iter()
-                        .flatten()
-                        .all(|sample| (-1.0..=1.0).contains(sample))
-                );
+                assert!(block.channels.iter().flatten().all(|sample| (-1.0..=1.0).contains(sample)));
                 samples += length as u64;
                 assert_eq!(stream.decoded_samples(), samples);
             }
             Ok(None) => {
                 assert!(samples >= 1_600);
-                assert!(
-                    stream.next_block().is_ok_and(|block| block.is_none()),
-                    "the end is not the end"
-                );
+                assert!(stream.next_block().is_ok_and(|block| block.is_none()), "the end is not the end");
                 return;
             }
             Err(error) => return assert!(!matches!(error, AudioError::Io(_)), "{error}"),

@@ -13,10 +13,7 @@ fuzz_target!(|data: &[u8]| {
         let again = upload.sniff();
         assert_eq!(format!("{first:?}"), format!("{again:?}"));
         if let Ok(found) = first {
-            assert!(
-                found.offset < data.len() as u64,
-                "the container starts behind the file"
-            );
+            assert!(found.offset < data.len() as u64, "the container starts behind the file");
         }
     }
 });

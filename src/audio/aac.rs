@@ -1,18 +1,17 @@
 //! AAC by two decoders, each for what it does best.
 //!
-//! Symphonia's is safe Rust and exact to the sample, but knows AAC-LC in one or two channels only.
-//! Fraunhofer's FDK decodes HE-AAC and more channels, in C, with 16 bits and a delay of its own.
+//! Symphonia's is safe Rust and exact to the sample, but knows AAC-LC in one or two channels only. Fraunhofer's FDK
+//! decodes HE-AAC and more channels, in C, with 16 bits and a delay of its own.
 
 use fdk_aac::dec::{Decoder, Transport};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::RegisterableAudioDecoder;
 use symphonia::default::codecs::AacDecoder;
 
-/// Highest sample rate in Hz at which an AAC-LC header may hide HE-AAC, whose core runs at half the output's
-/// rate.
+/// Highest sample rate in Hz at which an AAC-LC header may hide HE-AAC, whose core runs at half the output's rate.
 ///
-/// Files need not say that they hold spectral band replication (ISO 14496-3, 1.6.6: implicit signalling);
-/// encoders use it for outputs of up to 48 kHz.
+/// Files need not say that they hold spectral band replication (ISO 14496-3, 1.6.6: implicit signalling); encoders
+/// use it for outputs of up to 48 kHz.
 const MAX_HIDDEN_SBR_HZ: u32 = 24_000;
 
 /// Samples a packet decodes to at most: eight channels of 2,048 frames.
@@ -137,8 +136,7 @@ impl Fdk {
     }
 }
 
-/// An AudioSpecificConfig (ISO 14496-3, 1.6.2.1) for AAC-LC, for streams whose packets carry their own
-/// headers.
+/// An AudioSpecificConfig (ISO 14496-3, 1.6.2.1) for AAC-LC, for streams whose packets carry their own headers.
 fn plain_config(params: &AudioCodecParameters) -> Result<[u8; 2], String> {
     let rate = params
         .sample_rate

@@ -17,8 +17,8 @@ struct Common {
     compression: [u8; 4],
 }
 
-/// Reads the header of an AIFF or AIFF-C file (Apple's Audio Interchange File Format 1.3 and its draft of
-/// 1991 on compression): chunks of big-endian numbers, padded to even lengths.
+/// Reads the header of an AIFF or AIFF-C file (Apple's Audio Interchange File Format 1.3 and its draft of 1991 on
+/// compression): chunks of big-endian numbers, padded to even lengths.
 ///
 /// # Errors
 ///

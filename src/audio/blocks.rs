@@ -1,8 +1,8 @@
 //! Samples in blocks of equal size, as uncompressed containers hold them.
 //!
-//! Recorders, browsers and call centres write headers with sizes of zero or FFFFFFFF, sizes of more than 4
-//! GiB, and chunks that are cut off, which Symphonia's readers refuse. All that matters in these headers is
-//! where the samples lie and what they are: `riff`, `au` and `aiff` find that out.
+//! Recorders, browsers and call centres write headers with sizes of zero or FFFFFFFF, sizes of more than 4 GiB, and
+//! chunks that are cut off, which Symphonia's readers refuse. All that matters in these headers is where the samples
+//! lie and what they are: `riff`, `au` and `aiff` find that out.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -114,8 +114,8 @@ impl BlockReader {
     }
 }
 
-/// A layout for a decoder of Symphonia's: `shape` is channels and sample rate in Hz, `block` bytes and frames
-/// of a block, `frames` how many there are where the last block may be padded.
+/// A layout for a decoder of Symphonia's: `shape` is channels and sample rate in Hz, `block` bytes and frames of a
+/// block, `frames` how many there are where the last block may be padded.
 pub(super) fn layout_of(
     codec: AudioCodecId,
     (channels, rate_hz): (u16, u32),

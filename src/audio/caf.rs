@@ -18,9 +18,8 @@ const IS_LITTLE_ENDIAN: u32 = 2;
 ///
 /// # Errors
 ///
-/// [`AudioError::Corrupt`] when the description or the data chunk is missing,
-/// [`AudioError::UnsupportedCodec`] for samples of odd sizes; [`AudioError::Channels`] and
-/// [`AudioError::SampleRate`] for zeros.
+/// [`AudioError::Corrupt`] when the description or the data chunk is missing, [`AudioError::UnsupportedCodec`] for
+/// samples of odd sizes; [`AudioError::Channels`] and [`AudioError::SampleRate`] for zeros.
 pub(super) fn read_caf(region: &mut Region, len: u64) -> Result<Option<Layout>, AudioError> {
     let mut description = [0; 32];
     // The description comes first: file header of 8 bytes, chunk header of 12.

@@ -89,8 +89,8 @@ impl AudioStream {
         Self::start(source, decoder, limits, mode)
     }
 
-    /// As [`open`](Self::open), but hands recordings in formats that are known and not read here to the
-    /// `ffmpeg` on the path, if there is one.
+    /// As [`open`](Self::open), but hands recordings in formats that are known and not read here to the `ffmpeg`
+    /// on the path, if there is one.
     ///
     /// # Errors
     ///
@@ -172,8 +172,8 @@ impl AudioStream {
 
     /// The next samples, two to three seconds of them; `None` at the end.
     ///
-    /// A block is shorter, even empty, at the end of the recording and where two seconds of work find nothing
-    /// more: a good moment for the caller to see whether anybody still waits.
+    /// A block is shorter, even empty, at the end of the recording and where two seconds of work find nothing more:
+    /// a good moment for the caller to see whether anybody still waits.
     ///
     /// # Errors
     ///
@@ -333,8 +333,7 @@ impl AudioStream {
     }
 
     fn take_packet(&mut self, mut packet: Packet) -> Result<(), AudioError> {
-        // Decoders disagree about the units of these; they are applied here, and what comes before zero with
-        // them.
+        // Decoders disagree about the units of these; they are applied here, and what comes before zero with them.
         let early = packet.pts.get().min(0).unsigned_abs();
         let start = std::mem::replace(&mut packet.trim_start, Ticks::ZERO)
             .get()

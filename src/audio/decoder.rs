@@ -15,9 +15,8 @@ use super::amr::{self, Amr, Band};
 ///
 /// What the closure borrows must not be used again after a panic, except to drop it.
 pub(super) fn guard<T>(work: impl FnOnce() -> T) -> Option<T> {
-    // Demuxers and decoders index into tables with what files claim. A panic there says that the file is
-    // damaged, and must not end the server. Their state is only dropped afterwards, so broken invariants
-    // cannot be seen.
+    // Demuxers and decoders index into tables with what files claim. A panic there says that the file is damaged,
+    // and must not end the server. Their state is only dropped afterwards, so broken invariants cannot be seen.
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
@@ -49,8 +48,8 @@ impl Decoder {
         })
     }
 
-    /// Decodes `packet` into `planes`, one vector a channel; returns the sample rate in Hz. Nothing is
-    /// trimmed but the decoder's own delay.
+    /// Decodes `packet` into `planes`, one vector a channel; returns the sample rate in Hz. Nothing is trimmed but
+    /// the decoder's own delay.
     ///
     /// # Errors
     ///

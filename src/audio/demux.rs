@@ -1,6 +1,5 @@
 //! From a region of the upload to packets of one audio track.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,24 +8,22 @@ use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
 use symphonia::core::codecs::audio::{AudioCodecParameters, CODEC_ID_NULL_AUDIO};
 use symphonia::core::errors::{Error as SymphoniaError, Result as SymphoniaResult};
 use symphonia::core::formats::{FormatOptions, FormatReader, Track};
-use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
 use super::amr::{self, AmrReader, Band};
-use super::blocks::{BlockReader, Kind, corrupt};
+use super::blocks::{BlockReader, Kind};
 use super::decoder::{Decoder, guard};
 use super::ffmpeg::Ffmpeg;
 use super::mp4::{self, Edit};
-use super::mpeg::{self, Elementary, ElementaryStream};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
 use super::upload::UploadedAudio;
 use super::{AudioError, AudioLimits, SAMPLE_RATE_HZ, aiff, au, caf, names, riff};
 
-/// Bytes a demuxer may read to find its tracks, besides `max_metadata_bytes`: tables, first packets, the last
-/// page.
+/// Bytes a demuxer may read to find its tracks, besides `max_metadata_bytes`: tables, first packets, the last page.
 const OPEN_BYTES: u64 = 16 << 20;
 
 /// Bytes a demuxer may read for one packet, garbage between packets included.
@@ -133,12 +130,14 @@ impl Source {
                 limit_bytes: limits.max_metadata_bytes,
             }),
             Some(Err(error)) => Err(error),
-            None => Err(corrupt(sniffed.name(), "its header makes no sense")),
+            None => Err(AudioError::Corrupt {
+                container: sniffed.name().to_owned(),
+                detail: "its header makes no sense".to_owned(),
+            }),
         }
     }
 
-    /// Lets ffmpeg decode `upload`, which `container` calls what nothing here reads. `None` when it cannot
-    /// either.
+    /// Lets ffmpeg decode `upload`, which `container` calls what nothing here reads. `None` when it cannot either.
     ///
     /// # Errors
     ///
@@ -235,9 +234,6 @@ fn open(
             Some(layout) => layout,
             None => return open_format(region, len, container, name, limits, meter),
         },
-        Container::MpegProgram | Container::MpegTransport => {
-            return open_elementary(region, container, limits, meter);
-        }
         Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
         Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
         _ => return open_format(region, len, container, name, limits, meter),
@@ -318,47 +314,17 @@ fn open_format(
     meter: &Arc<Meter>,
 ) -> Result<(Source, Decoder), AudioError> {
     let edits = if container == Container::Mp4 {
+        let end = mp4::declared_end(&mut region, len);
+        region.declare_end(end);
         mp4::read_edits(&mut region, len)
     } else {
         Vec::new()
     };
-    region.rewind();
-    open_source(Box::new(region), &edits, container, name, limits, meter)
-}
-
-/// The sound of an MPEG stream, as the file it would be by itself.
-fn open_elementary(
-    mut region: Region,
-    container: Container,
-    limits: &AudioLimits,
-    meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
-    let name = container.name();
-    let mut stream = if container == Container::MpegProgram {
-        ElementaryStream::program(region)
-    } else {
-        let mut head = [0; 1024];
-        let filled = region.read(&mut head)?;
-        let shape = mpeg::transport_shape(&head[..filled]).ok_or_else(|| corrupt(name, "no packets"))?;
-        ElementaryStream::transport(region, shape)
-    };
-    let kind = match stream.find(name)? {
-        Elementary::Mpeg => Container::Mpeg,
-        Elementary::Adts => Container::Adts,
-    };
-    open_source(Box::new(stream), &[], kind, name, limits, meter)
-}
-
-fn open_source(
-    source: Box<dyn MediaSource>,
-    edits: &[Edit],
-    container: Container,
-    name: &'static str,
-    limits: &AudioLimits,
-    meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
-    let reader = make_reader(source, container).map_err(|error| corrupt(name, &error.to_string()))?;
-    let (track, decoder) = choose_track(reader.tracks(), edits, name, limits)?;
+    let reader = make_reader(region, container).map_err(|error| AudioError::Corrupt {
+        container: name.to_owned(),
+        detail: error.to_string(),
+    })?;
+    let (track, decoder) = choose_track(reader.tracks(), &edits, name, limits)?;
     let demuxer = Demuxer::Format(reader);
     Ok((
         Source {
@@ -371,8 +337,9 @@ fn open_source(
     ))
 }
 
-fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
-    let mut stream = MediaSourceStream::new(source, MediaSourceStreamOptions::default());
+fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
+    region.rewind();
+    let mut stream = MediaSourceStream::new(Box::new(region), MediaSourceStreamOptions::default());
     let options = FormatOptions::default();
     Ok(match container {
         Container::Caf => Box::new(formats::CafReader::try_new(stream, options)?),
@@ -386,7 +353,12 @@ fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaR
         }
         Container::Ogg => Box::new(formats::OggReader::try_new(stream, options)?),
         Container::Matroska => Box::new(formats::MkvReader::try_new(stream, options)?),
-        _ => return Err(SymphoniaError::Unsupported("read by hand")),
+        Container::Wav
+        | Container::Wave64
+        | Container::Au
+        | Container::Aiff
+        | Container::AmrNarrow
+        | Container::AmrWide => return Err(SymphoniaError::Unsupported("read by hand")),
     })
 }
 
@@ -452,8 +424,8 @@ fn choose_track(
     }
 }
 
-/// Lets libopus decode straight to [`SAMPLE_RATE_HZ`], which it does well and faster; returns what stands
-/// before the sound, which is trimmed here and not in the decoder (RFC 7845, section 5.1: bytes 10 and 11).
+/// Lets libopus decode straight to [`SAMPLE_RATE_HZ`], which it does well and faster; returns what stands before
+/// the sound, which is trimmed here and not in the decoder (RFC 7845, section 5.1: bytes 10 and 11).
 fn prepare_opus(params: &mut AudioCodecParameters) -> Span {
     params.sample_rate = Some(SAMPLE_RATE_HZ);
     let pre_skip = params
@@ -481,7 +453,10 @@ fn check_params(
         check_rate(rate, limits)?;
     }
     if params.max_frames_per_packet.max(params.frames_per_block) > Some(MAX_FRAMES_PER_PACKET) {
-        return Err(corrupt(container, "its packets claim absurd lengths"));
+        return Err(AudioError::Corrupt {
+            container: container.to_owned(),
+            detail: "its packets claim absurd lengths".to_owned(),
+        });
     }
     Ok(())
 }

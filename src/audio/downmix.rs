@@ -2,8 +2,7 @@
 
 use super::ChannelMode;
 
-/// Largest sample kept before mixing. Float recordings may exceed full scale; what is far beyond it is
-/// damage.
+/// Largest sample kept before mixing. Float recordings may exceed full scale; what is far beyond it is damage.
 const MAX_SAMPLE: f32 = 16.0;
 
 /// Zeroes what is not a number and bounds the rest: one NaN would spread through a filter's whole block.

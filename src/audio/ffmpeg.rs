@@ -1,7 +1,7 @@
 //! The last resort, off unless the operator allows it: an installed `ffmpeg` decodes what nothing here can.
 //!
-//! It runs as a child that reads the upload on its standard input and may open nothing else, and is killed
-//! when the stream is dropped.
+//! It runs as a child that reads the upload on its standard input and may open nothing else, and is killed when
+//! the stream is dropped.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, Stdio};

@@ -17,7 +17,6 @@ mod downmix;
 mod error;
 mod ffmpeg;
 mod mp4;
-mod mpeg;
 mod names;
 mod resample;
 mod riff;

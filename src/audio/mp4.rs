@@ -42,6 +42,33 @@ pub(super) fn read_edits(region: &mut Region, len: u64) -> Vec<Edit> {
     movie.edits()
 }
 
+/// Where the last box on the top level ends by its own word: beyond `len` when the file was cut off.
+pub(super) fn declared_end(region: &mut Region, len: u64) -> u64 {
+    let mut reader = Reader {
+        region,
+        boxes_left: MAX_BOXES,
+    };
+    let mut at = 0_u64;
+    for _ in 0..MAX_BOXES {
+        if at >= len {
+            break;
+        }
+        let size = match reader.number(at) {
+            Some(1) => reader.bytes::<8>(at + 8).map(u64::from_be_bytes),
+            Some(0) | None => None, // to the end of the file
+            Some(size) => Some(u64::from(size)),
+        };
+        match size
+            .filter(|size| *size >= 8)
+            .and_then(|size| at.checked_add(size))
+        {
+            Some(next) => at = next,
+            None => return len,
+        }
+    }
+    at.max(len)
+}
+
 #[derive(Default)]
 struct Movie {
     timescale: u32,
@@ -157,8 +184,8 @@ impl Reader<'_> {
         self.number(start + if wide { 20 } else { 12 })
     }
 
-    /// Duration and start of the one edit that plays something. Several such edits cut the recording into
-    /// pieces, which is not followed: all of it is decoded.
+    /// Duration and start of the one edit that plays something. Several such edits cut the recording into pieces,
+    /// which is not followed: all of it is decoded.
     fn edit_list(&mut self, start: u64) -> Option<(u64, u64)> {
         let wide = self.bytes::<1>(start)?[0] == 1;
         let entries = self.number(start + 4)?;

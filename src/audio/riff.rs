@@ -193,8 +193,7 @@ fn layout(
         (3, 8) => plain(codecs::CODEC_ID_PCM_F64LE),
         (6, _) => Ok((codecs::CODEC_ID_PCM_ALAW, channels, 1)),
         (7, _) => Ok((codecs::CODEC_ID_PCM_MULAW, channels, 1)),
-        // Four bits a sample behind a header of seven or four bytes a channel, which holds two samples or
-        // one.
+        // Four bits a sample behind a header of seven or four bytes a channel, which holds two samples or one.
         (2, _) if channels <= 2 && block > 7 * channels => Ok((
             codecs::CODEC_ID_ADPCM_MS,
             block,

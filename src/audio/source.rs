@@ -10,8 +10,8 @@ use super::upload::UploadedAudio;
 
 /// Largest single read a demuxer may ask for, in bytes.
 ///
-/// A demuxer reads a whole packet at once, so this is the largest packet accepted: far above any audio
-/// packet, above video key frames, and far below what a made-up 32-bit size asks for.
+/// A demuxer reads a whole packet at once, so this is the largest packet accepted: far above any audio packet,
+/// above video key frames, and far below what a made-up 32-bit size asks for.
 const MAX_READ_BYTES: usize = 32 << 20;
 
 /// Bounds what one step of a demuxer may read, and remembers why a read failed.
@@ -52,6 +52,8 @@ pub(super) struct Region {
     upload: UploadedAudio,
     start: u64,
     len: u64,
+    /// Where the end is said to be; beyond `len` for a file that was cut off.
+    declared_end: u64,
     position: u64,
     meter: Arc<Meter>,
 }
@@ -64,6 +66,7 @@ impl Region {
             upload,
             start,
             len,
+            declared_end: len,
             position: 0,
             meter,
         }
@@ -80,9 +83,16 @@ impl Region {
         Self {
             start: self.start + start.min(self.len),
             len,
+            declared_end: len,
             position: 0,
             ..self
         }
+    }
+
+    /// Says that the end is at `end`, so that a reader that checks sizes against it takes a file that was cut off;
+    /// reading beyond the real end gives nothing.
+    pub(super) fn declare_end(&mut self, end: u64) {
+        self.declared_end = end.max(self.len);
     }
 }
 
@@ -124,7 +134,7 @@ impl Seek for Region {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         let target = match position {
             SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(delta) => self.len.checked_add_signed(delta),
+            SeekFrom::End(delta) => self.declared_end.checked_add_signed(delta),
             SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
         };
         // Positions past the end are allowed, as in files; reads there give nothing.
@@ -139,7 +149,7 @@ impl MediaSource for Region {
     }
 
     fn byte_len(&self) -> Option<u64> {
-        Some(self.len)
+        Some(self.declared_end)
     }
 }
 

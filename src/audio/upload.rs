@@ -15,8 +15,8 @@ const MAX_NAME_BYTES: usize = 255;
 
 /// An upload on its way in: memory below a threshold, then an unnamed temporary file.
 ///
-/// The file has no name in any folder from the moment it is made (where the system allows), so it is gone
-/// with the process whatever happens.
+/// The file has no name in any folder from the moment it is made (where the system allows), so it is gone with
+/// the process whatever happens.
 #[derive(Debug)]
 pub struct Spool {
     file: SpooledTempFile,
@@ -25,8 +25,8 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Keeps `memory_bytes` in memory, then everything in a temporary file in `dir` (absent: the system's
-    /// folder); refuses more than `max_bytes`.
+    /// Keeps `memory_bytes` in memory, then everything in a temporary file in `dir` (absent: the system's folder);
+    /// refuses more than `max_bytes`.
     pub fn new(memory_bytes: usize, max_bytes: u64, dir: Option<PathBuf>) -> Self {
         let file = match dir {
             Some(dir) => tempfile::spooled_tempfile_in(memory_bytes, dir),

@@ -258,13 +258,14 @@ impl Inner {
     fn windower(&self, options: &TranscribeOptions) -> WindowerOptions {
         let speech = &self.config.speech;
         let ms = |n: u32| Duration::from_millis(u64::from(n));
+        let threshold = options.vad_threshold.unwrap_or(speech.threshold);
         WindowerOptions {
             vad: options.vad.unwrap_or(speech.vad),
-            threshold: speech.threshold,
-            threshold_end: speech.threshold_end,
-            min_silence: ms(speech.min_silence_ms),
+            threshold,
+            threshold_end: speech.threshold_end.min(threshold),
+            min_silence: ms(options.vad_min_silence_ms.unwrap_or(speech.min_silence_ms)),
             min_speech: ms(speech.min_speech_ms),
-            padding: ms(speech.padding_ms),
+            padding: ms(options.vad_padding_ms.unwrap_or(speech.padding_ms)),
             max_window: Duration::from_secs_f32(speech.max_window_seconds.clamp(1.0, 30.0)),
             ..WindowerOptions::default()
         }

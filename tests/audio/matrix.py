@@ -126,7 +126,6 @@ def piped_wav(name):
 S44 = ("-ar", "44100", "-ac", "2")
 S48 = ("-ar", "48000", "-ac", "2")
 M8 = ("-ar", "8000")
-DVD = (*S48, "-r", "25", "-c:v", "mpeg2video")
 
 # file name → (least correlation, container, codec, how)
 MATRIX = {
@@ -244,13 +243,6 @@ MATRIX = {
     # Video: the first audio track
     "video_mp4.mp4": (FULL, "mp4", "aac", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "aac")),
     "video_mov_2_tracks.mov": (FULL, "mp4", "aac", two_tracks),
-    "video_mpeg_ps.mpg": (FULL, "mpeg", "mp2", lambda n: with_video(n, *DVD, "-c:a", "mp2", "-f", "vob")),
-    "video_mpeg1.mpeg":
-        (FULL, "mpeg", "mp2", lambda n: with_video(n, *S48, "-r", "25", "-c:v", "mpeg1video", "-f", "mpeg")),
-    "video_ts_aac.ts": (FULL, "mpegts", "aac", lambda n: with_video(n, *DVD, "-c:a", "aac", "-f", "mpegts")),
-    "video_m2ts_mp3.mts":
-        (FULL, "mpegts", "mp3", lambda n: with_video(n, *DVD, "-c:a", "libmp3lame", "-f", "mpegts",
-                                                     "-mpegts_m2ts_mode", "1")),
     "video_webm.webm": (FULL, "matroska", "opus", lambda n: with_video(n, "-c:v", "libvpx", "-c:a", "libopus")),
     "video_mkv.mkv": (FULL, "matroska", "mp3", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "libmp3lame")),
 }
