@@ -45,7 +45,7 @@ run_tests() {
     for model in tiny.en base; do
         "$binary" models pull "$model"
     done
-    cargo test --locked
+    cargo test --locked --no-fail-fast
     python3 tests/clients/run.py --binary "$binary"
 }
 

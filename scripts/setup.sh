@@ -3,7 +3,7 @@
 # Sourced, never run. Asks nothing; when nothing is missing it takes a few milliseconds.
 
 # Oldest Rust that builds this project; the same number as `rust-version` in Cargo.toml.
-readonly RUST_MINIMUM="1.89"
+readonly RUST_MINIMUM="1.91"
 # Where cmake goes when it has to come from PyPI. Git ignores it.
 readonly PYPI_CMAKE="$ROOT/.venv-cmake"
 

@@ -393,10 +393,9 @@ fn wait_for_a_running_window(server: &Server, over: impl Fn() -> bool) {
 /// Serves a request on the CPU under broken circumstances, and returns the report.
 fn serves_on_the_cpu(environment: &Environment, flags: &[&str]) -> Value {
     let server = Server::start(environment, flags);
-    assert_eq!(
-        words(&server.transcribe(&short_recording())).join(" "),
-        SHORT_WORDS
-    );
+    // The recording ends inside the next word, of which the smallest model may make something.
+    let heard = words(&server.transcribe(&short_recording())).join(" ");
+    assert!(heard.starts_with(SHORT_WORDS), "{heard}");
     let (_, report) = server.get("/gpu-status");
     assert_eq!(report["gpu_requested"], true, "{report}");
     assert_eq!(report["gpu_actually_enabled"], false, "{report}");
@@ -481,10 +480,9 @@ fn the_binary_starts_where_no_gpu_library_is() {
 fn the_report_never_claims_more_than_the_engine() {
     let _alone = alone();
     let server = Server::start(&Vec::new(), &["--cpu"]);
-    assert_eq!(
-        words(&server.transcribe(&short_recording())).join(" "),
-        SHORT_WORDS
-    );
+    // The recording ends inside the next word, of which the smallest model may make something.
+    let heard = words(&server.transcribe(&short_recording())).join(" ");
+    assert!(heard.starts_with(SHORT_WORDS), "{heard}");
     let (_, report) = server.get("/gpu-status");
     let (_, health) = server.get("/health");
     assert_eq!(report["gpu_actually_enabled"], health["device"]["gpu"]);
