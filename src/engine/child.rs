@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::message::{
@@ -81,37 +81,40 @@ fn serve() -> io::Result<ExitCode> {
             "the first message must be `Start`",
         ));
     };
-    let mut slots = Vec::new();
-    let started = start(&spec, &mut slots);
-    let report = match started {
+    let (wide, narrow) = (mpsc::channel::<Job>(), mpsc::channel::<Job>());
+    let workers = Workers {
+        slots: Arc::default(),
+        out: out.clone(),
+        running: Arc::default(),
+    };
+    // Everything that uses several threads runs on this one thread, the first runs included: libgomp keeps threads
+    // for each thread that ever asked for them, and stops spinning at barriers once it has more than cores.
+    let (ready, started) = mpsc::channel();
+    {
+        let (workers, jobs, spec) = (workers.clone(), wide.1, spec.clone());
+        std::thread::Builder::new()
+            .name("wide".to_owned())
+            .spawn(move || {
+                let _ = ready.send(start(&spec, &workers.slots));
+                workers.serve(&Mutex::new(jobs));
+            })?;
+    }
+    let report = match started
+        .recv()
+        .unwrap_or_else(|_| Err("the first run panicked".to_owned()))
+    {
         Ok(report) => report,
         Err(reason) => {
             send(&out, &FromEngine::StartFailed { reason })?;
             return Ok(ExitCode::from(EXIT_START_FAILED));
         }
     };
-
-    let running: Arc<Mutex<HashMap<u64, Arc<AtomicBool>>>> = Arc::default();
-    let (jobs, queue) = mpsc::channel::<Job>();
-    let queue = Arc::new(Mutex::new(queue));
-    for (number, mut slot) in slots.into_iter().enumerate() {
-        let (queue, out, running) = (queue.clone(), out.clone(), running.clone());
+    let jobs = Arc::new(Mutex::new(narrow.1));
+    for number in 0..report.slots {
+        let (workers, jobs) = (workers.clone(), jobs.clone());
         std::thread::Builder::new()
             .name(format!("slot-{number}"))
-            .spawn(move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok(job) = next else { return };
-                    let answer = run_job(slot.as_mut(), &job);
-                    running
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(&job.id);
-                    if send(&out, &answer).is_err() {
-                        return; // the server has gone; the main thread sees the end of stdin
-                    }
-                }
-            })?;
+            .spawn(move || workers.serve(&jobs))?;
     }
     send(&out, &FromEngine::Ready(report))?;
 
@@ -119,10 +122,8 @@ fn serve() -> io::Result<ExitCode> {
         match message {
             ToEngine::Window { id, threads, options } => {
                 let cancel = Arc::new(AtomicBool::new(false));
-                running
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(id, cancel.clone());
+                lock(&workers.running).insert(id, cancel.clone());
+                let jobs = if threads > 1 { &wide.0 } else { &narrow.0 };
                 if jobs
                     .send(Job {
                         id,
@@ -137,7 +138,7 @@ fn serve() -> io::Result<ExitCode> {
                 }
             }
             ToEngine::Cancel { id } => {
-                if let Some(cancel) = running.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+                if let Some(cancel) = lock(&workers.running).get(&id) {
                     cancel.store(true, Ordering::Relaxed);
                 }
             }
@@ -147,6 +148,60 @@ fn serve() -> io::Result<ExitCode> {
     // Nobody is left to read results. Leaving without C++ destructors is intended: slots may still be running,
     // and the system gives every byte back.
     std::process::exit(0)
+}
+
+/// What the worker threads share.
+#[derive(Clone)]
+struct Workers {
+    /// Slots that nobody uses just now.
+    slots: Arc<FreeSlots>,
+    out: Arc<Mutex<File>>,
+    running: Arc<Mutex<HashMap<u64, Arc<AtomicBool>>>>,
+}
+
+#[derive(Default)]
+struct FreeSlots {
+    slots: Mutex<Vec<Box<dyn Slot>>>,
+    returned: Condvar,
+}
+
+impl FreeSlots {
+    fn put(&self, slot: Box<dyn Slot>) {
+        lock(&self.slots).push(slot);
+        self.returned.notify_one();
+    }
+
+    fn take(&self) -> Box<dyn Slot> {
+        let mut slots = lock(&self.slots);
+        loop {
+            // The one used last: its buffers are still in the processor's cache.
+            if let Some(slot) = slots.pop() {
+                return slot;
+            }
+            slots = self.returned.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Workers {
+    /// Runs jobs until the main thread or the server has gone.
+    fn serve(&self, jobs: &Mutex<mpsc::Receiver<Job>>) {
+        loop {
+            let next = lock(jobs).recv();
+            let Ok(job) = next else { return };
+            let mut slot = self.slots.take();
+            let answer = run_job(slot.as_mut(), &job);
+            self.slots.put(slot);
+            lock(&self.running).remove(&job.id);
+            if send(&self.out, &answer).is_err() {
+                return; // the server has gone; the main thread sees the end of stdin
+            }
+        }
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run_job(slot: &mut dyn Slot, job: &Job) -> FromEngine {
@@ -173,18 +228,19 @@ fn run_job(slot: &mut dyn Slot, job: &Job) -> FromEngine {
     }
 }
 
-fn start(spec: &EngineSpec, slots: &mut Vec<Box<dyn Slot>>) -> Result<DeviceReport, String> {
+fn start(spec: &EngineSpec, slots: &FreeSlots) -> Result<DeviceReport, String> {
     let began = std::time::Instant::now();
     let backend = open_backend(spec)?;
-    for _ in 0..spec.slots.max(1) {
+    let count = spec.slots.max(1);
+    for _ in 0..count {
         let mut slot = backend.slot()?;
         slot.warm(spec.threads)?;
-        slots.push(slot);
+        slots.put(slot);
     }
     let mut report = backend.report();
     report.load_seconds = began.elapsed().as_secs_f32();
     report.pid = std::process::id();
-    report.slots = slots.len();
+    report.slots = count;
     Ok(report)
 }
 
@@ -217,11 +273,7 @@ fn claim_stdout() -> io::Result<File> {
 }
 
 fn send(out: &Mutex<File>, message: &FromEngine) -> io::Result<()> {
-    write_frame(
-        &mut *out.lock().unwrap_or_else(PoisonError::into_inner),
-        message,
-        &[],
-    )
+    write_frame(&mut *lock(out), message, &[])
 }
 
 fn eprintln_line(line: &str) {

@@ -13,6 +13,8 @@ mod gpu_libraries;
 #[cfg(feature = "whisper")]
 mod guard;
 pub mod message;
+#[cfg(feature = "whisper")]
+mod pace;
 pub mod process;
 pub mod supervisor;
 #[cfg(feature = "whisper")]

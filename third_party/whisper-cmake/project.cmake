@@ -62,3 +62,7 @@ if(GGML_CUDA)
         set(GGML_CUDA_NO_VMM ON CACHE BOOL "")
     endif()
 endif()
+
+if(PROJECT_NAME STREQUAL "ggml")
+    include("${CMAKE_CURRENT_LIST_DIR}/amx.cmake")
+endif()

@@ -20,9 +20,14 @@ use crate::transcript::WindowTranscript;
 /// Error lines kept to explain a death.
 const LOG_LINES: usize = 20;
 
-/// How threads wait at barriers; libgomp reads this when the process starts. Spinning threads make a busy machine
-/// tens of times slower (docs/performance.md). A user's own setting wins.
-const THREAD_WAITING: [(&str, &str); 2] = [("OMP_WAIT_POLICY", "passive"), ("OMP_DYNAMIC", "false")];
+/// How threads wait at barriers; libgomp reads this when the process starts. Threads that spin for long make a busy
+/// machine tens of times slower; threads that sleep at once need longer to wake than a decoder step's piece of work
+/// takes. 2,000 turns are 40 to 100 µs (docs/performance.md).
+const THREAD_WAITING: [(&str, &str); 3] = [
+    ("OMP_WAIT_POLICY", "passive"),
+    ("GOMP_SPINCOUNT", "2000"),
+    ("OMP_DYNAMIC", "false"),
+];
 
 /// Drivers that start up, and shader caches, may take this long.
 const DEVICE_LIMIT: Duration = Duration::from_secs(60);
@@ -318,10 +323,12 @@ fn spawn(launcher: &Launcher) -> Result<Child, EngineError> {
         .kill_on_drop(true)
         // No debugger is started when ggml aborts.
         .env("GGML_NO_BACKTRACE", "1");
-    for (name, value) in THREAD_WAITING {
-        if std::env::var_os(name).is_none() {
-            command.env(name, value);
-        }
+    // A user's own choice wins, whole.
+    if THREAD_WAITING
+        .iter()
+        .all(|(name, _)| std::env::var_os(name).is_none())
+    {
+        command.envs(THREAD_WAITING);
     }
     for (name, value) in &launcher.environment {
         command.env(name, value);

@@ -9,7 +9,7 @@ mod device;
 use std::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use whisper_rs::{
@@ -27,14 +27,16 @@ use super::child::{Backend, Slot};
 use super::decode::{self, Choice, Hypothesis, Special, StepError, Steps, Vocabulary};
 use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::message::{DecodeOptions, DeviceReport, EngineSpec};
+use super::pace::Pace;
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::languages::LANGUAGES;
 use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
 
 /// Encoder positions for each second (30 s have 1,500).
 const POSITIONS_PER_SECOND: f32 = 50.0;
-/// Positions beyond the window's end. Fewer make `base` repeat itself (docs/performance.md).
-const CONTEXT_MARGIN: u32 = 64;
+/// Positions beyond the window's end. With 64 `base` mishears a word in a hundred more, and repeats itself now and then
+/// (docs/performance.md).
+const CONTEXT_MARGIN: u32 = 192;
 /// whisper.cpp reads past the end of very short inputs and answers nothing below 0.1 s.
 const SHORTEST_INPUT_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 /// Each fallback is this much warmer (openai-whisper `temperature` 0.0, 0.2 … 1.0).
@@ -43,8 +45,6 @@ const TEMPERATURE_STEP: f32 = 0.2;
 const BEST_OF: u32 = 5;
 /// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
 const REMAINDER_SECONDS: f32 = 1.0;
-/// Width of the decoder up to which one thread runs a step fastest: `small` has 768.
-const SMALL_TEXT_STATE: i32 = 768;
 /// Passes over one window at most; each takes at least one segment off its front.
 const MAX_PASSES: usize = 8;
 
@@ -84,6 +84,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
         }),
         context: Arc::new(context),
         vocabulary,
+        pace: Arc::new(Mutex::new(Pace::new(spec.threads as usize))),
         spec: spec.clone(),
         picked,
         model_type,
@@ -94,6 +95,7 @@ struct Whisper {
     context: Arc<WhisperContext>,
     alignment: Arc<Alignment>,
     vocabulary: Arc<Vocabulary>,
+    pace: Arc<Mutex<Pace>>,
     spec: EngineSpec,
     picked: Option<Device>,
     model_type: String,
@@ -144,6 +146,7 @@ impl Backend for Whisper {
             context: self.context.clone(),
             alignment: self.alignment.clone(),
             vocabulary: self.vocabulary.clone(),
+            pace: self.pace.clone(),
             max_decoders: self.spec.max_decoders.clamp(1, 8),
         }))
     }
@@ -187,6 +190,7 @@ struct WhisperSlot {
     context: Arc<WhisperContext>,
     alignment: Arc<Alignment>,
     vocabulary: Arc<Vocabulary>,
+    pace: Arc<Mutex<Pace>>,
     max_decoders: u32,
 }
 
@@ -371,11 +375,11 @@ impl WhisperSlot {
                 return Err(StepError::Cancelled);
             }
             self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
-            let step_threads = self.step_threads(threads);
             let mut run = Run {
                 state: &mut self.state,
                 position: 0,
-                threads: step_threads,
+                threads: threads as usize,
+                pace: &self.pace,
                 cancel,
             };
             let mut logits = Vec::new();
@@ -479,16 +483,6 @@ impl WhisperSlot {
             bytes,
             logprob: choice.logprob,
             onset: None,
-        }
-    }
-
-    /// Threads for one decoder step. A small model's step is over before a second thread has woken up: on two
-    /// cores `base` q8_0 runs 14.1 times real time this way, 10.2 with both (docs/performance.md).
-    fn step_threads(&self, threads: u32) -> usize {
-        if self.context.model_n_text_state() <= SMALL_TEXT_STATE {
-            1
-        } else {
-            threads as usize
         }
     }
 
@@ -637,11 +631,17 @@ struct FullRun {
 struct Run<'s> {
     state: &'s mut WhisperState,
     position: usize,
+    /// At most.
     threads: usize,
+    pace: &'s Mutex<Pace>,
     cancel: &'s AtomicBool,
 }
 
 impl Run<'_> {
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Several tokens at once; `whisper-rs` shows only the first token's logits then, so none are taken.
     fn feed(&mut self, tokens: &[i32]) -> Result<(), StepError> {
         self.state
@@ -657,7 +657,13 @@ impl Steps for Run<'_> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(StepError::Cancelled);
         }
-        self.feed(&[token])?;
+        let threads = self.pace().threads(self.threads);
+        let began = Instant::now();
+        self.state
+            .decode(&[token], self.position, threads)
+            .map_err(engine_error)?;
+        self.pace().took(threads, began.elapsed());
+        self.position += 1;
         let fresh = self.state.get_logits().map_err(engine_error)?;
         logits.clear();
         logits.extend_from_slice(fresh);
