@@ -230,6 +230,7 @@ def beside(bench: Bench) -> dict:
                 "engine": engine.name,
                 "clip_s": clip["seconds"],
                 "alone_median_s": median(alone),
+                "ratio_of_p95": percentile(with_hour, 0.95) / median(alone),
                 "alone_p95_s": percentile(alone, 0.95),
                 "beside_median_s": median(with_hour),
                 "beside_p95_s": percentile(with_hour, 0.95),

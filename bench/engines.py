@@ -155,8 +155,11 @@ class Ours(HttpEngine):
 
     def first_words(self, path: str) -> tuple[float, str, http.client.HTTPResponse]:
         """Seconds until the first streamed words, those words, and the response, still streaming."""
+        body, kind = multipart(path, {**self.fields, "stream": "true"})
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800)
         begin = time.monotonic()
-        response = self.post(path, stream="true")
+        connection.request("POST", self.route, body, {"Content-Type": kind})
+        response = connection.getresponse()
         for line in response:
             if not line.startswith(b"data:"):
                 continue

@@ -157,6 +157,34 @@ fn a_hung_window_is_killed_and_runs_again() {
 }
 
 #[test]
+fn a_short_clip_does_not_wait_for_the_windows_of_a_long_recording() {
+    let script = json!({ "delay_ms": 1500, "text": " Window." });
+    let mut server = scripted(&script, "[performance]\nwhisper_threads = 2\n").start();
+    let port = server.port;
+    let recording = long_clip(12);
+    let long = std::thread::spawn(move || post(port, &recording, &[("language", "en")]));
+    server.wait_until("both cores work for the long recording", MINUTE, |s| {
+        let stats = s.json("/stats");
+        stats["windows"]["total"].as_u64() >= Some(1) && stats["queue"]["windows_running"] == 2
+    });
+    let short = std::thread::spawn(move || post(port, &fixture("jfk.wav"), &[("language", "en")]));
+    server.wait_until("the clip runs beside them", MINUTE, |s| {
+        s.json("/stats")["queue"]["windows_running"] == 3
+    });
+    let (status, body) = short.join().unwrap();
+    assert_eq!(status, 200, "{body}");
+    assert!(!long.is_finished());
+    let (status, body) = long.join().unwrap();
+    assert_eq!(status, 200, "{body}");
+    let windows = server.json("/stats")["windows"]["total"].as_u64().unwrap();
+    assert_eq!(
+        body.matches("Window.").count() as u64,
+        windows - 1,
+        "a window that gave way is whole: {body}"
+    );
+}
+
+#[test]
 fn a_window_that_always_hangs_ends_as_an_error_not_as_a_wait() {
     let server = scripted(
         &json!({ "action": "hang" }),

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use super::courtesy::{Control, Courtesy};
 use super::message::{
-    DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine, read_frame, write_frame,
+    DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine, read_frame, write_frame,
 };
 use crate::transcript::WindowTranscript;
 
@@ -34,7 +35,7 @@ pub(super) trait Slot: Send {
         samples: &[f32],
         options: &DecodeOptions,
         threads: u32,
-        cancel: &AtomicBool,
+        control: Control<'_>,
     ) -> Result<WindowTranscript, Option<String>>;
     /// First run, at the greatest decoder count: later ones then never allocate (whisper-notes W6).
     fn warm(&mut self, threads: u32) -> Result<(), String>;
@@ -43,6 +44,7 @@ pub(super) trait Slot: Send {
 struct Job {
     id: u64,
     threads: u32,
+    standing: Standing,
     options: DecodeOptions,
     samples: Vec<f32>,
     cancel: Arc<AtomicBool>,
@@ -84,6 +86,7 @@ fn serve() -> io::Result<ExitCode> {
     let (wide, narrow) = (mpsc::channel::<Job>(), mpsc::channel::<Job>());
     let workers = Workers {
         slots: Arc::default(),
+        courtesy: Arc::default(),
         out: out.clone(),
         running: Arc::default(),
     };
@@ -110,7 +113,8 @@ fn serve() -> io::Result<ExitCode> {
         }
     };
     let jobs = Arc::new(Mutex::new(narrow.1));
-    for number in 0..report.slots {
+    // One more than slots: guests run beside the others.
+    for number in 0..=report.slots {
         let (workers, jobs) = (workers.clone(), jobs.clone());
         std::thread::Builder::new()
             .name(format!("slot-{number}"))
@@ -120,7 +124,12 @@ fn serve() -> io::Result<ExitCode> {
 
     while let Some((message, samples)) = read_frame::<ToEngine>(&mut input)? {
         match message {
-            ToEngine::Window { id, threads, options } => {
+            ToEngine::Window {
+                id,
+                threads,
+                standing,
+                options,
+            } => {
                 let cancel = Arc::new(AtomicBool::new(false));
                 lock(&workers.running).insert(id, cancel.clone());
                 let jobs = if threads > 1 { &wide.0 } else { &narrow.0 };
@@ -128,6 +137,7 @@ fn serve() -> io::Result<ExitCode> {
                     .send(Job {
                         id,
                         threads,
+                        standing,
                         options,
                         samples,
                         cancel,
@@ -155,14 +165,19 @@ fn serve() -> io::Result<ExitCode> {
 struct Workers {
     /// Slots that nobody uses just now.
     slots: Arc<FreeSlots>,
+    courtesy: Arc<Courtesy>,
     out: Arc<Mutex<File>>,
     running: Arc<Mutex<HashMap<u64, Arc<AtomicBool>>>>,
 }
+
+type MakeSlot = Box<dyn FnOnce() -> Result<Box<dyn Slot>, String> + Send>;
 
 #[derive(Default)]
 struct FreeSlots {
     slots: Mutex<Vec<Box<dyn Slot>>>,
     returned: Condvar,
+    /// Makes the guests' slot when the first guest comes: a state takes tens to hundreds of MiB.
+    spare: Mutex<Option<MakeSlot>>,
 }
 
 impl FreeSlots {
@@ -172,9 +187,18 @@ impl FreeSlots {
     }
 
     fn take(&self) -> Box<dyn Slot> {
+        // The one used last: its buffers are still in the processor's cache.
+        if let Some(slot) = lock(&self.slots).pop() {
+            return slot;
+        }
+        let make = lock(&self.spare).take();
+        match make.map(|make| make()) {
+            Some(Ok(slot)) => return slot,
+            Some(Err(reason)) => eprintln_line(&format!("engine: guests will wait for a slot: {reason}")),
+            None => {}
+        }
         let mut slots = lock(&self.slots);
         loop {
-            // The one used last: its buffers are still in the processor's cache.
             if let Some(slot) = slots.pop() {
                 return slot;
             }
@@ -190,7 +214,10 @@ impl Workers {
             let next = lock(jobs).recv();
             let Ok(job) = next else { return };
             let mut slot = self.slots.take();
-            let answer = run_job(slot.as_mut(), &job);
+            let guest = (job.standing == Standing::Guest).then(|| self.courtesy.welcome());
+            let courtesy = (job.standing == Standing::GivesWay).then_some(&*self.courtesy);
+            let answer = run_job(slot.as_mut(), &job, Control::new(&job.cancel, courtesy));
+            drop(guest);
             self.slots.put(slot);
             lock(&self.running).remove(&job.id);
             if send(&self.out, &answer).is_err() {
@@ -204,16 +231,16 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run_job(slot: &mut dyn Slot, job: &Job) -> FromEngine {
+fn run_job(slot: &mut dyn Slot, job: &Job, control: Control<'_>) -> FromEngine {
     let id = job.id;
-    if job.cancel.load(Ordering::Relaxed) {
+    if control.cancelled() {
         return FromEngine::Failed {
             id,
             detail: "cancelled".to_owned(),
             cancelled: true,
         };
     }
-    match slot.run(&job.samples, &job.options, job.threads, &job.cancel) {
+    match slot.run(&job.samples, &job.options, job.threads, control) {
         Ok(transcript) => FromEngine::Done { id, transcript },
         Err(None) => FromEngine::Failed {
             id,
@@ -238,6 +265,13 @@ fn start(spec: &EngineSpec, slots: &FreeSlots) -> Result<DeviceReport, String> {
         slots.put(slot);
     }
     let mut report = backend.report();
+    if count > 1 && !report.gpu {
+        *lock(&slots.spare) = Some(Box::new(move || {
+            let mut slot = backend.slot()?;
+            slot.warm(1)?;
+            Ok(slot)
+        }));
+    }
     report.load_seconds = began.elapsed().as_secs_f32();
     report.pid = std::process::id();
     report.slots = count;
@@ -283,9 +317,7 @@ fn eprintln_line(line: &str) {
 
 /// An engine that follows a script: reaches states that a real one reaches once a year.
 mod scripted {
-    use super::{
-        AtomicBool, Backend, DecodeOptions, DeviceReport, Duration, Ordering, Slot, WindowTranscript,
-    };
+    use super::{Backend, Control, DecodeOptions, DeviceReport, Duration, Slot, WindowTranscript};
     use crate::transcript::{WindowSegment, WindowToken};
     use std::path::Path;
 
@@ -364,7 +396,7 @@ mod scripted {
             samples: &[f32],
             options: &DecodeOptions,
             _threads: u32,
-            cancel: &AtomicBool,
+            control: Control<'_>,
         ) -> Result<WindowTranscript, Option<String>> {
             match self.0.action() {
                 "abort" => std::process::abort(),
@@ -375,7 +407,7 @@ mod scripted {
                 _ => {}
             }
             for _ in 0..self.0.delay_ms.div_ceil(10) {
-                if cancel.load(Ordering::Relaxed) {
+                if control.cancelled() {
                     return Err(None);
                 }
                 std::thread::sleep(Duration::from_millis(10));

@@ -36,6 +36,18 @@ pub struct EngineSpec {
     pub script: Option<PathBuf>,
 }
 
+/// How a window stands to the others of its engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It neither waits for others nor makes them wait.
+    #[default]
+    Usual,
+    /// It waits between two decoder steps while a guest runs.
+    GivesWay,
+    /// It runs beside as many windows as there are cores; one of those that give way waits for it.
+    Guest,
+}
+
 /// From the server to an engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToEngine {
@@ -47,6 +59,8 @@ pub enum ToEngine {
         id: u64,
         /// Cores this run may use.
         threads: u32,
+        /// How it stands to the others.
+        standing: Standing,
         /// What to do.
         options: DecodeOptions,
     },
@@ -243,6 +257,7 @@ mod tests {
         let message = ToEngine::Window {
             id: 7,
             threads: 2,
+            standing: Standing::Guest,
             options: DecodeOptions::default(),
         };
         let mut pipe = Vec::new();

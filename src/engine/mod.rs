@@ -5,6 +5,7 @@
 //! [`child`] the engine's. Only [`whisper`] names `whisper_rs`.
 
 pub mod child;
+mod courtesy;
 #[cfg(feature = "whisper")]
 mod decode;
 pub mod error;
@@ -21,4 +22,4 @@ pub mod supervisor;
 mod whisper;
 
 pub use error::EngineError;
-pub use message::{DecodeOptions, DeviceReport, EngineSpec};
+pub use message::{DecodeOptions, DeviceReport, EngineSpec, Standing};

@@ -313,6 +313,7 @@ impl<'j> Request<'j> {
         let mut running = FuturesOrdered::new();
         let mut samples = None;
         let mut open = true;
+        let mut first = true;
         loop {
             // Until the language is known, windows go one by one: the first with text decides for the file.
             let room = running.len() < if self.language_open() { 1 } else { most };
@@ -323,6 +324,7 @@ impl<'j> Request<'j> {
                         let task = WindowTask {
                             request: self.id,
                             batch: self.options.batch,
+                            first: std::mem::take(&mut first),
                             model: self.model.clone(),
                             options: self.decode_options(),
                             samples: window.samples,

@@ -3,7 +3,9 @@
 //! One core budget for the whole process: ggml's threads meet at a barrier after every step, so one thread more
 //! than there are cores makes all of them many times slower. A lone window may take every core; as soon as
 //! windows wait, each runs on one thread, side by side. Round robin goes over requests, not over windows, so
-//! that a long file never holds up a short clip for longer than the windows already running.
+//! that a long file never holds up a short clip for longer than the windows already running. The first window of a
+//! request need not wait even for those: it runs as a guest, and a window of a longer recording stops for it at its
+//! next decoder step (`engine/courtesy.rs`).
 
 mod model;
 mod queue;
@@ -19,7 +21,7 @@ use model::{Place, SeatGuard};
 use queue::Queue;
 
 use crate::audio::SAMPLE_RATE_HZ;
-use crate::engine::{DecodeOptions, EngineError};
+use crate::engine::{DecodeOptions, EngineError, Standing};
 use crate::metrics::Metrics;
 use crate::transcript::WindowTranscript;
 
@@ -47,12 +49,21 @@ pub struct WindowTask {
     pub request: RequestId,
     /// Waits behind interactive requests when true.
     pub batch: bool,
+    /// The first window of its request: somebody waits for the first words.
+    pub first: bool,
     /// Which model.
     pub model: Arc<Model>,
     /// Mono samples at 16 kHz.
     pub samples: Vec<f32>,
     /// How to decode them.
     pub options: DecodeOptions,
+}
+
+/// How a window runs.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    threads: usize,
+    standing: Standing,
 }
 
 #[derive(Debug)]
@@ -83,6 +94,30 @@ struct Shared {
     cores: usize,
     watchdog: Watchdog,
     metrics: Arc<Metrics>,
+}
+
+impl Queue<Waiting> {
+    fn begin(&mut self, run: Run) {
+        match run.standing {
+            Standing::Usual => self.use_cores(run.threads),
+            Standing::GivesWay => {
+                self.use_cores(run.threads);
+                self.giving_way += 1;
+            }
+            Standing::Guest => self.guests += 1,
+        }
+    }
+
+    fn end(&mut self, run: Run) {
+        match run.standing {
+            Standing::Usual => self.release_cores(run.threads),
+            Standing::GivesWay => {
+                self.release_cores(run.threads);
+                self.giving_way -= 1;
+            }
+            Standing::Guest => self.guests -= 1,
+        }
+    }
 }
 
 impl Scheduler {
@@ -155,6 +190,7 @@ impl Scheduler {
         loop {
             let free = self.shared.cores.saturating_sub(queue.used_cores());
             if free == 0 {
+                self.start_guest(&mut queue);
                 break;
             }
             let mut refused = None;
@@ -177,10 +213,17 @@ impl Scheduler {
                 break;
             };
             let others = queue.any(|w| matches!(w.task.model.place(), Place::Free(_)));
-            let threads = if seat.is_gpu() || others { 1 } else { free };
-            queue.use_cores(threads);
+            let run = Run {
+                threads: if seat.is_gpu() || others { 1 } else { free },
+                standing: if waiting.task.first || seat.is_gpu() {
+                    Standing::Usual
+                } else {
+                    Standing::GivesWay
+                },
+            };
+            queue.begin(run);
             let scheduler = self.clone();
-            tokio::spawn(async move { scheduler.execute(waiting, seat, threads).await });
+            tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
         }
         self.shared
             .metrics
@@ -188,15 +231,41 @@ impl Scheduler {
             .add(queue.len() as i64 - self.shared.metrics.windows_waiting.value());
     }
 
-    async fn execute(&self, mut waiting: Waiting, seat: SeatGuard, threads: usize) {
+    /// All cores are taken. Where one of the running windows gives way, a request's first window runs all the same.
+    fn start_guest(&self, queue: &mut Queue<Waiting>) {
+        if self.shared.cores < 2 || queue.guests > 0 || queue.giving_way == 0 {
+            return;
+        }
+        let mut seat = None;
+        let next = queue.take_next(|waiting| {
+            if waiting.task.first && !waiting.task.batch {
+                seat = waiting.task.model.place_guest();
+            }
+            seat.is_some()
+        });
+        if let (Some(waiting), Some(seat)) = (next, seat) {
+            let run = Run {
+                threads: 1,
+                standing: Standing::Guest,
+            };
+            queue.begin(run);
+            let scheduler = self.clone();
+            tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
+        }
+    }
+
+    async fn execute(&self, mut waiting: Waiting, seat: SeatGuard, run: Run) {
         let metrics = &self.shared.metrics;
         metrics.windows_running.add(1);
         let seconds = waiting.task.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
         let limit = self.limit(&seat, seconds);
         let began = Instant::now();
-        let work = seat
-            .engine()
-            .run(&waiting.task.samples, &waiting.task.options, threads as u32);
+        let work = seat.engine().run(
+            &waiting.task.samples,
+            &waiting.task.options,
+            run.threads as u32,
+            run.standing,
+        );
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(limit, work) => outcome,
             () = waiting.reply.closed() => Ok(Err(EngineError::Cancelled)),
@@ -212,7 +281,7 @@ impl Scheduler {
         });
         metrics.windows_running.add(-1);
         if let Ok(transcript) = &outcome {
-            seat.measured(began.elapsed().as_secs_f64() * threads as f64, seconds);
+            seat.measured(began.elapsed().as_secs_f64() * run.threads as f64, seconds);
             metrics.windows.add(1);
             metrics
                 .inference_us
@@ -232,7 +301,7 @@ impl Scheduler {
         };
         let again = waiting.attempts < allowed && !waiting.reply.is_closed();
         let mut queue = self.lock();
-        queue.release_cores(threads);
+        queue.end(run);
         if again {
             metrics.window_retries.add(1);
             queue.push_front(waiting.task.request, waiting.task.batch, waiting);

@@ -121,6 +121,18 @@ impl Model {
 
     /// The least loaded engine with a free slot. The caller serialises calls.
     pub(super) fn place(&self) -> Place {
+        self.place_beside(0)
+    }
+
+    /// The engine on the processor whose slots are all taken, for one window more.
+    pub(super) fn place_guest(&self) -> Option<SeatGuard> {
+        match self.place_beside(1) {
+            Place::Free(seat) if !seat.is_gpu() => Some(seat),
+            _ => None,
+        }
+    }
+
+    fn place_beside(&self, more: usize) -> Place {
         let mut best: Option<(&Entry, Arc<EngineProcess>, usize)> = None;
         let mut pending = false;
         let mut reason = String::from("the model is not loaded");
@@ -128,7 +140,7 @@ impl Model {
             match entry.seat.state() {
                 SeatState::Ready(engine) if !engine.is_gone() => {
                     pending = true;
-                    let slots = engine.report().slots.max(1);
+                    let slots = engine.report().slots.max(1) + more;
                     let running = entry.running.load(Ordering::Relaxed);
                     if running < slots && best.as_ref().is_none_or(|b| running < b.2) {
                         best = Some((entry, engine, running));

@@ -11,6 +11,10 @@ pub(super) struct Queue<T> {
     batch: VecDeque<RequestId>,
     windows: HashMap<RequestId, VecDeque<T>>,
     used_cores: usize,
+    /// Running windows that give way to a guest.
+    pub(super) giving_way: usize,
+    /// Running windows beyond the core budget; somebody waits for each.
+    pub(super) guests: usize,
 }
 
 impl<T> Queue<T> {
@@ -20,6 +24,8 @@ impl<T> Queue<T> {
             batch: VecDeque::new(),
             windows: HashMap::new(),
             used_cores: 0,
+            giving_way: 0,
+            guests: 0,
         }
     }
 

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::EngineError;
 use super::message::{
-    DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, ToEngine, encode_frame, frame_lengths,
+    DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, Standing, ToEngine, encode_frame,
+    frame_lengths,
 };
 use crate::transcript::WindowTranscript;
 
@@ -228,11 +229,13 @@ impl EngineProcess {
         samples: &[f32],
         options: &DecodeOptions,
         threads: u32,
+        standing: Standing,
     ) -> Result<WindowTranscript, EngineError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let message = ToEngine::Window {
             id,
             threads,
+            standing,
             options: options.clone(),
         };
         let frame = encode_frame(&message, samples).map_err(|e| EngineError::Window {

@@ -24,6 +24,7 @@ use device::{
 pub(super) use device::list_gpus;
 
 use super::child::{Backend, Slot};
+use super::courtesy::Control;
 use super::decode::{self, Choice, Hypothesis, Special, StepError, Steps, Vocabulary};
 use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::message::{DecodeOptions, DeviceReport, EngineSpec};
@@ -200,11 +201,11 @@ impl Slot for WhisperSlot {
         samples: &[f32],
         options: &DecodeOptions,
         threads: u32,
-        cancel: &AtomicBool,
+        control: Control<'_>,
     ) -> Result<WindowTranscript, Option<String>> {
         let began = Instant::now();
         let window = Input::new(samples);
-        let result = self.transcribe(&window, options, threads.max(1), cancel);
+        let result = self.transcribe(&window, options, threads.max(1), control);
         let mut transcript = result.map_err(|e| match e {
             StepError::Cancelled => None,
             StepError::Engine(detail) => Some(detail),
@@ -264,7 +265,7 @@ impl WhisperSlot {
         window: &Input<'_>,
         options: &DecodeOptions,
         threads: u32,
-        cancel: &AtomicBool,
+        control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
         let full = self.context.model_n_audio_ctx() as u32;
         let short = window.context(options.short_context, full);
@@ -283,7 +284,7 @@ impl WhisperSlot {
                 temperature,
                 aligned: options.word_times,
             };
-            let first = self.full(window, options, &ask, threads, cancel)?;
+            let first = self.full(window, options, &ask, threads, control)?;
             if short == full || !doubtful(&first, window.seconds) {
                 return Ok(first);
             }
@@ -292,7 +293,7 @@ impl WhisperSlot {
                 options,
                 &FullRun { context: full, ..ask },
                 threads,
-                cancel,
+                control,
             )?;
             return Ok(WindowTranscript {
                 full_context_retry: true,
@@ -300,14 +301,14 @@ impl WhisperSlot {
             });
         }
 
-        let first = self.greedy(window, options, language, short, threads, cancel)?;
+        let first = self.greedy(window, options, language, short, threads, control)?;
         if !doubtful(&first, window.seconds) || (short == full && !unusable(&first, window.seconds)) {
             return Ok(first);
         }
         language = first.language.as_deref().and_then(language_index);
         let mut best = first;
         if short < full {
-            let again = self.greedy(window, options, language, full, threads, cancel)?;
+            let again = self.greedy(window, options, language, full, threads, control)?;
             best = WindowTranscript {
                 full_context_retry: true,
                 ..preferred(again, best)
@@ -323,7 +324,7 @@ impl WhisperSlot {
             temperature: (TEMPERATURE_STEP, TEMPERATURE_STEP),
             aligned: false,
         };
-        let warm = self.full(window, options, &ask, threads, cancel)?;
+        let warm = self.full(window, options, &ask, threads, control)?;
         Ok(WindowTranscript {
             full_context_retry: retried,
             ..better(best, warm)
@@ -364,14 +365,14 @@ impl WhisperSlot {
         mut language: Option<usize>,
         context: u32,
         threads: u32,
-        cancel: &AtomicBool,
+        control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
         let v = self.vocabulary.clone();
         let prompt = self.prompt_tokens(options.prompt.as_deref());
         let mut transcript = WindowTranscript::default();
         let mut offset_seconds = 0.0_f32;
         for pass in 0..MAX_PASSES {
-            if cancel.load(Ordering::Relaxed) {
+            if control.cancelled() {
                 return Err(StepError::Cancelled);
             }
             self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
@@ -380,7 +381,7 @@ impl WhisperSlot {
                 position: 0,
                 threads: threads as usize,
                 pace: &self.pace,
-                cancel,
+                control,
             };
             let mut logits = Vec::new();
             if !prompt.is_empty() && pass == 0 {
@@ -514,7 +515,7 @@ impl WhisperSlot {
         options: &DecodeOptions,
         ask: &FullRun,
         threads: u32,
-        cancel: &AtomicBool,
+        control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
         let best_of = BEST_OF.min(self.max_decoders) as i32;
         let strategy = if options.beam_size > 1 {
@@ -540,7 +541,7 @@ impl WhisperSlot {
         params.set_audio_ctx(ask.context as i32);
         params.set_logprob_thold(MIN_AVG_LOGPROB);
         params.set_no_speech_thold(NO_SPEECH_THRESHOLD);
-        set_abort(&mut params, cancel);
+        set_abort(&mut params, control.flag());
 
         let state = if ask.aligned {
             if self.aligned.is_none() {
@@ -551,7 +552,7 @@ impl WhisperSlot {
             &mut self.state
         };
         let outcome = state.full(params, &window.samples);
-        if cancel.load(Ordering::Relaxed) {
+        if control.cancelled() {
             return Err(StepError::Cancelled);
         }
         outcome.map_err(engine_error)?;
@@ -634,7 +635,7 @@ struct Run<'s> {
     /// At most.
     threads: usize,
     pace: &'s Mutex<Pace>,
-    cancel: &'s AtomicBool,
+    control: Control<'s>,
 }
 
 impl Run<'_> {
@@ -654,7 +655,7 @@ impl Run<'_> {
 
 impl Steps for Run<'_> {
     fn step(&mut self, token: i32, logits: &mut Vec<f32>) -> Result<(), StepError> {
-        if self.cancel.load(Ordering::Relaxed) {
+        if self.control.cancelled() {
             return Err(StepError::Cancelled);
         }
         let threads = self.pace().threads(self.threads);
