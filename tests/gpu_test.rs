@@ -21,7 +21,7 @@ use serde_json::Value;
 const BINARY: &str = env!("CARGO_BIN_EXE_WhisperBackendAPI");
 
 /// A software driver on a busy machine compiles shaders for minutes the first time.
-const PATIENCE: Duration = Duration::from_secs(420);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 type Environment = Vec<(&'static str, String)>;
 

@@ -83,7 +83,7 @@ fn refused(found: &mut Findings<'_>) -> bool {
             let device = found
                 .engine
                 .said(&["ggml_opencl: device: '"])
-                .and_then(|line| line.split('\'').nth(1))
+                .and_then(|line| line.split('\'').nth(1)?.split(" (OpenCL").next())
                 .map_or_else(|| "OpenCL".to_owned(), str::to_owned);
             (
                 Text::new(

@@ -335,6 +335,12 @@ fn rows() -> Vec<Row> {
             built(&[Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so").vulkan_driver("libvulkan_intel.so").variable("GGML_VK_VISIBLE_DEVICES", "7")
                 .log("ggml_vulkan: Invalid device index 7"),
             &["vulkan-visible-devices"], "unset GGML_VK_VISIBLE_DEVICES"),
+        ("Vulkan selector out of range, software driver chosen by hand",
+            built(&[Backend::Vulkan, Backend::OpenCl]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "7")
+                .variable("VK_DRIVER_FILES", "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+                .log("ggml found no GPU (ggml_vulkan: Invalid device index 7; ggml_opencl: device does not support FP16)")
+                .log("ggml_opencl: device: 'pthread-Intel(R) Xeon(R) (OpenCL 3.0 PoCL)'"),
+            &["vulkan-visible-devices", "opencl-device-refused"], "unset GGML_VK_VISIBLE_DEVICES"),
         ("kernel driver not loaded", vulkan().with(|facts| { facts.device_nodes.clear(); }), &["dri-missing"], "modprobe amdgpu"),
         ("software Vulkan at work",
             vulkan().engine(|engine| engine.actual = Some(ActualDevice {

@@ -7,6 +7,10 @@ pub(super) fn vulkan(found: &mut Findings<'_>) {
     if loader(found) {
         return;
     }
+    if found.engine.said(&["invalid device index"]).is_some() {
+        selectors(found);
+        return;
+    }
     if drivers(found) || device_files(found) {
         return;
     }

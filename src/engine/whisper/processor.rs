@@ -56,7 +56,7 @@ fn extensions() -> Vec<Extension> {
     use whisper_rs::whisper_rs_sys as sys;
 
     macro_rules! ask {
-        ($($name:literal: $function:ident;)*) => {
+        ($($name:tt: $function:ident;)*) => {
             vec![$(Extension {
                 name: $name,
                 // SAFETY: takes nothing and returns a constant.
