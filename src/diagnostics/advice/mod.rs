@@ -47,12 +47,21 @@ impl EngineFacts {
             .iter()
             .chain(self.fallbacks.iter().map(|step| &step.reason))
             .rev()
-            .map(String::as_str)
+            .flat_map(|line| complaints(line))
             .find(|line| {
                 let lower = line.to_lowercase();
                 needles.iter().any(|needle| lower.contains(needle))
             })
     }
+}
+
+/// A search for devices that found none holds a complaint of each backend: `ggml found no GPU (one; another)`.
+fn complaints(line: &str) -> impl Iterator<Item = &str> {
+    let inside = line
+        .strip_prefix("ggml found no GPU (")
+        .and_then(|rest| rest.strip_suffix(')'));
+    let separator = if inside.is_some() { "; " } else { "\n" };
+    inside.unwrap_or(line).split(separator)
 }
 
 /// A device as ggml names it in the engine process.
