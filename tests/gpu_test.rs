@@ -153,6 +153,12 @@ const TOLERANCE: f64 = 0.05;
 const ALL_WORDS: &str = "and so my fellow americans ask not what your country can do for you ask what you can do for \
                          your country";
 
+/// The recording ends inside the next word, of which the smallest model may make something.
+fn assert_short(text: &str) {
+    let heard = words(text).join(" ");
+    assert!(heard.starts_with(SHORT_WORDS), "{heard}");
+}
+
 struct Server {
     child: Child,
     address: String,
@@ -395,7 +401,7 @@ fn an_engine_killed_in_the_middle_of_a_request_costs_nothing_but_time() {
     kill(first[0]);
     let (status, body) = request.join().unwrap();
     assert_eq!(status, 200, "{body}\n{}", server.log());
-    assert_eq!(words(body["text"].as_str().unwrap()).join(" "), SHORT_WORDS);
+    assert_short(body["text"].as_str().unwrap());
 
     let (_, stats) = server.get("/stats");
     assert!(stats["engine"]["restarts"].as_u64() >= Some(1), "{stats}");
@@ -430,7 +436,7 @@ fn a_gpu_that_keeps_failing_is_given_up_for_the_cpu() {
     }
     let (status, body) = request.join().unwrap();
     assert_eq!(status, 200, "{body}\n{}", server.log());
-    assert_eq!(words(body["text"].as_str().unwrap()).join(" "), SHORT_WORDS);
+    assert_short(body["text"].as_str().unwrap());
     let (_, report) = server.get("/gpu-status");
     assert_eq!(report["gpu_actually_enabled"], false);
     assert_eq!(report["backend"], "CPU");
@@ -458,9 +464,7 @@ fn wait_for_a_running_window(server: &Server, over: impl Fn() -> bool) {
 /// Serves a request on the CPU under broken circumstances, and returns the report.
 fn serves_on_the_cpu(environment: &Environment, flags: &[&str]) -> Value {
     let server = Server::start(environment, flags);
-    // The recording ends inside the next word, of which the smallest model may make something.
-    let heard = words(&server.transcribe(&short_recording())).join(" ");
-    assert!(heard.starts_with(SHORT_WORDS), "{heard}");
+    assert_short(&server.transcribe(&short_recording()));
     let (_, report) = server.get("/gpu-status");
     assert_eq!(report["gpu_requested"], true, "{report}");
     assert_eq!(report["gpu_actually_enabled"], false, "{report}");
@@ -581,9 +585,7 @@ fn the_binary_starts_where_no_gpu_library_is() {
 fn the_report_never_claims_more_than_the_engine() {
     let _alone = alone();
     let server = Server::start(&Vec::new(), &["--cpu"]);
-    // The recording ends inside the next word, of which the smallest model may make something.
-    let heard = words(&server.transcribe(&short_recording())).join(" ");
-    assert!(heard.starts_with(SHORT_WORDS), "{heard}");
+    assert_short(&server.transcribe(&short_recording()));
     let (_, report) = server.get("/gpu-status");
     let (_, health) = server.get("/health");
     assert_eq!(report["gpu_actually_enabled"], health["device"]["gpu"]);
