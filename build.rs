@@ -133,6 +133,16 @@ fn cuda(compiled: Option<&Path>) -> Option<String> {
     let beside_compiler = compiler
         .as_deref()
         .and_then(|nvcc| Some(nvcc.parent()?.parent()?.to_owned()));
+    for name in ["CUDA_PATH", "CUDA_HOME"] {
+        if let Ok(value) = env::var(name)
+            && !value.is_empty()
+            && !Path::new(&value).is_dir()
+        {
+            warn(&format!(
+                "{name}={value} is no folder; the CUDA toolkit is looked for in the usual places"
+            ));
+        }
+    }
     let mut folders: Vec<PathBuf> = ["CUDA_PATH", "CUDA_HOME"]
         .iter()
         .filter_map(|name| env::var_os(name).filter(|value| !value.is_empty()))

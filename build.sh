@@ -45,8 +45,24 @@ run_tests() {
     for model in tiny.en base; do
         "$binary" models pull "$model"
     done
+    tests/gpu_scripts.sh
     cargo test --locked --no-fail-fast
     python3 tests/clients/run.py --binary "$binary"
+    run_gpu_tests
+}
+
+# The way to a GPU and back, on software drivers where there is none: last, since it leaves another binary behind.
+run_gpu_tests() {
+    local features
+    setup_test_gpu || true
+    if ! features=$(gpu_test_features); then
+        say "skipped: the GPU tests. They need glslc, the Vulkan headers and Mesa's software driver (Debian: apt install $GPU_TEST_PACKAGES)" \
+            "スキップ: GPU のテスト。glslc、Vulkan のヘッダー、Mesa のソフトウェアドライバーが必要です (Debian: apt install $GPU_TEST_PACKAGES)"
+        return
+    fi
+    say "GPU tests with --features $features" "GPU のテスト (--features $features)"
+    cargo clippy --all-targets --locked --features "$features" -- -D warnings
+    GPU_TESTS_MUST_RUN=1 cargo test --locked --features "$features" --test gpu_test
 }
 
 kind=${1:-cpu}

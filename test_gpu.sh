@@ -4,8 +4,8 @@
 #   api     the routes and formats of a server on the GPU, and what it says about itself
 #   full    quick and api, then faults: a killed engine and a hidden GPU; requests are still answered
 #   bench   a table of GPU and CPU: real-time factor, first word, memory; 1, 8, 16 and 32 clients
-# BINARY, MODEL (a file) and AUDIO (a recording) in the environment choose others than the release build, the best
-# installed model and tests/fixtures/jfk.wav. Exit code: 0 good, 1 failed, 2 wrong usage, 77 skipped: no GPU.
+# BINARY, MODEL (a file), AUDIO (a recording) and CLIENTS in the environment choose others than the release build, the
+# best installed model, tests/fixtures/jfk.wav and "1 8 16 32". Exit code: 0 good, 1 failed, 2 wrong usage, 77 skipped: no GPU.
 set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$ROOT" || exit 1
@@ -207,7 +207,7 @@ bench() {
         [ "$device" = CPU ] && flag=(--cpu)
         start_server "${flag[@]}" || continue
         ask >/dev/null || fail "$device: first request"
-        for clients in 1 8 16 32; do
+        for clients in ${CLIENTS:-1 8 16 32}; do
             # The processor alone would take minutes for more.
             [ "$device" = CPU ] && [ "$clients" -gt 8 ] && continue
             start=$(now)

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # GPU builds: which backend fits this machine, what it needs, how cargo is called.
 # Sourced by build.sh, never run. Uses `say` and `has` of scripts/setup.sh when they are there.
+# Where this machine's files are looked for; a folder in tests/gpu_scripts.sh.
+GPU_ROOT=${GPU_ROOT:-}
 
 if ! declare -F has >/dev/null; then has() { command -v "$1" >/dev/null 2>&1; }; fi
 if ! declare -F say >/dev/null; then say() { printf '%s\n' "$1"; }; fi
@@ -10,7 +12,7 @@ gpu_distribution() {
     [ "$(uname -s)" = Darwin ] && { echo macos; return; }
     local names=""
     # shellcheck source=/dev/null
-    [ -r /etc/os-release ] && names=$(. /etc/os-release && echo "${ID:-} ${ID_LIKE:-}")
+    [ -r "$GPU_ROOT/etc/os-release" ] && names=$(. "$GPU_ROOT/etc/os-release" && echo "${ID:-} ${ID_LIKE:-}")
     case " $names " in
         *debian* | *ubuntu*) echo debian ;;
         *fedora* | *rhel* | *centos*) echo fedora ;;
@@ -43,7 +45,7 @@ gpu_missing() {
 # gpu_vendors: the makers of the GPUs on the PCI bus, one a line: nvidia, amd, intel.
 gpu_vendors() {
     local device class vendor
-    for device in /sys/bus/pci/devices/*; do
+    for device in "$GPU_ROOT"/sys/bus/pci/devices/*; do
         [ -r "$device/class" ] || continue
         read -r class <"$device/class"
         [[ $class == 0x03* ]] || continue
@@ -59,7 +61,7 @@ gpu_vendors() {
 # gpu_nvidia_answers: the NVIDIA driver lists a GPU. Three seconds suffice for a healthy one.
 gpu_nvidia_answers() {
     local smi=nvidia-smi
-    has "$smi" || smi=/usr/lib/wsl/lib/nvidia-smi
+    has "$smi" || smi=$GPU_ROOT/usr/lib/wsl/lib/nvidia-smi
     has "$smi" && timeout 3 "$smi" -L 2>/dev/null | grep -q '^GPU'
 }
 
@@ -74,6 +76,7 @@ gpu_nvcc() {
     done
     command -v nvcc && return
     for place in /usr/local/cuda /opt/cuda /usr/lib/cuda /usr/lib/nvidia-cuda-toolkit; do
+        place=$GPU_ROOT$place
         [ -x "$place/bin/nvcc" ] && { echo "$place/bin/nvcc"; return; }
     done
     return 1
@@ -81,21 +84,22 @@ gpu_nvcc() {
 
 # gpu_detect: prints the backend to build for this machine; fails when there is no GPU.
 # CUDA where NVIDIA's driver works and its toolkit is there; Vulkan for everything else, for it needs no toolkit at run
-# time and knows AMD's and Intel's integrated GPUs as well. ROCm and OpenCL are built when asked for by name.
+# time and knows AMD's and Intel's integrated GPUs as well; but WSL 2 has no Vulkan driver of NVIDIA's. ROCm and OpenCL
+# are built when asked for by name.
 gpu_detect() {
     local vendors
     vendors=$(gpu_vendors)
     if [ "$(uname -s)" = Darwin ]; then
         echo metal
     elif gpu_nvidia_answers; then
-        if gpu_nvcc >/dev/null || ! gpu_can_build_vulkan; then
+        if gpu_nvcc >/dev/null || ! gpu_can_build_vulkan || [ -e "$GPU_ROOT/dev/dxg" ]; then
             echo cuda
         else
             say "The CUDA toolkit is not installed; building for Vulkan, which also uses the NVIDIA GPU." \
                 "CUDA ツールキットがないため、NVIDIA の GPU も使える Vulkan 用にビルドします。" >&2
             echo vulkan
         fi
-    elif [ -n "$vendors" ] || [ -e /dev/dxg ]; then
+    elif [ -n "$vendors" ] || [ -e "$GPU_ROOT/dev/dxg" ]; then
         echo vulkan
     else
         return 1
@@ -107,6 +111,20 @@ gpu_header() { echo "#include <$1>" | "${CXX:-c++}" -x c++ -E - >/dev/null 2>&1;
 gpu_can_build_vulkan() {
     has glslc || [ -x "${VULKAN_SDK:-/nowhere}/bin/glslc" ] || return 1
     gpu_header vulkan/vulkan.hpp || [ -e "${VULKAN_SDK:-/nowhere}/include/vulkan/vulkan.hpp" ]
+}
+
+# gpu_software_driver: Mesa's Vulkan driver for the processor is installed (lavapipe), on which the GPU tests run.
+gpu_software_driver() { compgen -G "$GPU_ROOT/usr/share/vulkan/icd.d/lvp_icd*.json" >/dev/null; }
+
+# gpu_test_features: cargo's features for the GPU tests that this machine can build and run; nothing when none.
+# OpenCL comes along when PoCL is there: one compilation of whisper.cpp serves both.
+gpu_test_features() {
+    gpu_can_build_vulkan && gpu_software_driver || return 1
+    if gpu_header CL/cl.h && compgen -G "$GPU_ROOT/etc/OpenCL/vendors/pocl*.icd" >/dev/null; then
+        echo vulkan,opencl
+    else
+        echo vulkan
+    fi
 }
 
 # gpu_check_needs BACKEND: silent when everything is there; else one line for each missing thing, and failure.
@@ -148,14 +166,14 @@ gpu_check_needs() {
             fi
             ;;
         hip)
-            if ! has hipcc && [ ! -x "${ROCM_PATH:-/opt/rocm}/bin/hipcc" ]; then
+            if ! has hipcc && [ ! -x "${ROCM_PATH:-$GPU_ROOT/opt/rocm}/bin/hipcc" ]; then
                 gpu_missing "ROCm with hipcc, hipBLAS and rocBLAS" "ROCm(hipcc、hipBLAS、rocBLAS)" \
                     "hipcc libhipblas-dev librocblas-dev" "rocm-hip-devel hipblas-devel rocblas-devel" \
                     "rocm-hip-sdk hipblas rocblas" "(no package: use Vulkan)" \
                     "https://rocm.docs.amd.com"
                 missing=1
             fi
-            if [ ! -e /dev/kfd ] && [ -e /dev/dxg ]; then
+            if [ ! -e "$GPU_ROOT/dev/kfd" ] && [ -e "$GPU_ROOT/dev/dxg" ]; then
                 say "note: WSL 2 has no /dev/kfd, so a ROCm build cannot run here; ./build.sh vulkan may" \
                     "注意: WSL 2 には /dev/kfd がないため、ROCm 版はここでは動きません。./build.sh vulkan なら動く可能性があります" >&2
             fi

@@ -157,3 +157,13 @@ setup_test() {
     die "the tests need ${missing[*]}; run this line and start again: $line" \
         "テストに必要なものがありません (${missing[*]})。次の行を実行してからやり直してください: $line"
 }
+
+# What the GPU tests are built with and run on: Vulkan and OpenCL on the processor.
+readonly GPU_TEST_PACKAGES="libvulkan-dev glslc mesa-vulkan-drivers opencl-headers ocl-icd-opencl-dev pocl-opencl-icd"
+
+# Fails when they are not here and cannot be installed.
+setup_test_gpu() {
+    [ "$(gpu_test_features || true)" = vulkan,opencl ] && return
+    # shellcheck disable=SC2086 # names of packages
+    apt_install $GPU_TEST_PACKAGES
+}

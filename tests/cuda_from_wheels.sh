@@ -2,7 +2,7 @@
 # The CUDA build without a CUDA installation: the toolkit comes from PyPI (about 840 MB under third_party/cuda-venv,
 # git-ignored), one architecture is compiled, and the binary is started where there is no driver.
 #   tests/cuda_from_wheels.sh [toolkit|build|check]     (nothing: all three; the build takes 15 minutes and more)
-# ARCHITECTURE=89-real chooses another GPU generation, PROFILE=release a release build.
+# ARCHITECTURE=89-real chooses another GPU generation, PROFILE=release a release build, FEATURES=cuda,opencl more backends.
 # Exit code: 0 good, 1 failed, 77 skipped: something is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,6 +34,7 @@ toolkit() {
     echo 'int unused_stub;' | "${CC:-cc}" -xc -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$TOOLKIT/lib/stubs/libcuda.so" -
 }
 
+FEATURES=${FEATURES:-cuda}
 folder=debug
 [ "${PROFILE:-dev}" = release ] && folder=release
 binary=${CARGO_TARGET_DIR:-target}/$folder/WhisperBackendAPI
@@ -41,7 +42,7 @@ binary=${CARGO_TARGET_DIR:-target}/$folder/WhisperBackendAPI
 # WHISPER_CUBLAS=1 is how people have always asked for it; it must not be in the way.
 build() {
     CUDA_PATH=$TOOLKIT CUDACXX=$TOOLKIT/bin/nvcc CMAKE_CUDA_ARCHITECTURES=${ARCHITECTURE:-90-real} WHISPER_CUBLAS=1 \
-        cargo build --profile "${PROFILE:-dev}" --features cuda
+        cargo build --profile "${PROFILE:-dev}" --features "$FEATURES"
 }
 
 check() {
@@ -60,7 +61,7 @@ gpu = json.load(sys.stdin)["gpu"]
 print(gpu["reason"])
 print(*gpu["recommendations"], sep="\n")
 print("toolkit", gpu["build"]["cuda_toolkit"], "architectures", gpu["build"]["cuda_architectures"])
-assert gpu["compiled_backends"] == ["cuda"], gpu["compiled_backends"]
+assert ",".join(gpu["compiled_backends"]) == "'"$FEATURES"'", gpu["compiled_backends"]
 assert gpu["build"]["cuda_toolkit"] and gpu["build"]["cuda_architectures"], gpu["build"]
 assert gpu["gpu_actually_enabled"] or gpu["recommendations"], "neither a GPU nor advice"' <<<"$report" || fail "the report"
     "$binary" --config "$work/config.toml" transcribe tests/fixtures/jfk.wav 2>/dev/null | tee "$work/text"

@@ -305,6 +305,7 @@ impl Status {
             log.push(reason);
         }
         log.extend(reports.iter().flat_map(|r| r.device_log.iter().cloned()));
+        log.extend(model.as_ref().and_then(|m| m.ready().err()));
         let fallbacks = model
             .iter()
             .flat_map(|m| m.fallbacks())
@@ -395,5 +396,6 @@ fn actual_device(report: &DeviceReport) -> ActualDevice {
         name: report.description.clone(),
         memory_total_bytes: report.memory_total_bytes,
         memory_free_bytes: report.memory_free_bytes,
+        weights_bytes: report.weights_bytes.clone(),
     }
 }

@@ -72,6 +72,18 @@ pub(super) fn text(report: &GpuReport, japanese: bool) -> String {
             say("device", "デバイス"),
             &format!("{}{memory}", device.name),
         );
+        if device.weights_on_cpu_bytes > 0 {
+            let megabytes = |bytes: u64| bytes as f64 / 1e6;
+            line(
+                &mut out,
+                say("weights on the CPU", "CPU 上の重み"),
+                &format!(
+                    "{:.1} / {:.1} MB",
+                    megabytes(device.weights_on_cpu_bytes),
+                    megabytes(device.weights_bytes.values().sum())
+                ),
+            );
+        }
     }
     line(&mut out, say("reason", "理由"), &report.reason);
 

@@ -66,6 +66,10 @@ pub struct ReportedDevice {
     pub memory_total_bytes: Option<u64>,
     /// Bytes that were free after loading.
     pub memory_free_bytes: Option<u64>,
+    /// Where the weights lie: bytes by ggml's device name.
+    pub weights_bytes: BTreeMap<String, u64>,
+    /// Bytes of weights that stayed in the CPU's memory although a GPU serves; 0 is usual.
+    pub weights_on_cpu_bytes: u64,
 }
 
 impl GpuReport {
@@ -82,6 +86,8 @@ impl GpuReport {
                 name: device.name.clone(),
                 memory_total_bytes: device.memory_total_bytes,
                 memory_free_bytes: device.memory_free_bytes,
+                weights_bytes: device.weights_bytes.clone(),
+                weights_on_cpu_bytes: device.weights_on_cpu_bytes(),
             }),
             reason: advice::reason(engine, &advice).say(japanese).to_owned(),
             compiled_backends: facts
@@ -128,6 +134,7 @@ mod tests {
                 name: "NVIDIA H100 80GB HBM3".to_owned(),
                 memory_total_bytes: Some(85_520_809_984),
                 memory_free_bytes: Some(80_000_000_000),
+                weights_bytes: BTreeMap::from([("CUDA0".to_owned(), 147_370_000)]),
             }),
             ..EngineFacts::default()
         };
@@ -144,6 +151,8 @@ mod tests {
         assert_eq!(json["gpu_actually_enabled"], true);
         assert_eq!(json["backend"], "CUDA");
         assert_eq!(json["device"]["memory_total_bytes"], 85_520_809_984_u64);
+        assert_eq!(json["device"]["weights_bytes"]["CUDA0"], 147_370_000);
+        assert_eq!(json["device"]["weights_on_cpu_bytes"], 0);
         assert_eq!(
             json["reason"],
             "The model runs on NVIDIA H100 80GB HBM3 through CUDA."

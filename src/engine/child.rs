@@ -53,7 +53,10 @@ struct Job {
 /// Prints ggml's GPUs as one line of JSON and ends: the first look at a driver may end the process.
 pub fn list_devices() -> ExitCode {
     #[cfg(feature = "whisper")]
-    let devices = super::whisper::list_gpus();
+    let devices = super::whisper::list_gpus().unwrap_or_else(|reason| {
+        eprintln_line(&format!("E {reason}"));
+        Vec::new()
+    });
     #[cfg(not(feature = "whisper"))]
     let devices: Vec<super::message::GpuDevice> = Vec::new();
     let line = serde_json::to_string(&devices).unwrap_or_else(|_| "[]".to_owned());
@@ -280,7 +283,7 @@ fn start(spec: &EngineSpec, slots: &FreeSlots) -> Result<DeviceReport, String> {
 
 fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     if let Some(script) = &spec.script {
-        return scripted::open(script);
+        return scripted::open(script, spec);
     }
     #[cfg(feature = "whisper")]
     {
@@ -317,7 +320,9 @@ fn eprintln_line(line: &str) {
 
 /// An engine that follows a script: reaches states that a real one reaches once a year.
 mod scripted {
-    use super::{Backend, Control, DecodeOptions, DeviceReport, Duration, Slot, WindowTranscript};
+    use super::{
+        Backend, Control, DecodeOptions, DeviceReport, Duration, EngineSpec, Slot, WindowTranscript,
+    };
     use crate::transcript::{WindowSegment, WindowToken};
     use std::path::Path;
 
@@ -332,6 +337,11 @@ mod scripted {
         /// Actions other than `ok` happen only while this file is absent; it is then made.
         once: Option<std::path::PathBuf>,
         language: String,
+        /// GPUs that work; an engine for another one goes on with the CPU without an error, as ggml does. `{device}`
+        /// in `text` becomes the device's name.
+        gpus: Vec<u32>,
+        /// An engine with more slots on a GPU says that memory is short, and does not start.
+        slots_that_fit: Option<usize>,
     }
 
     impl Default for Script {
@@ -342,6 +352,8 @@ mod scripted {
                 action: "ok".to_owned(),
                 once: None,
                 language: "en".to_owned(),
+                gpus: Vec::new(),
+                slots_that_fit: None,
             }
         }
     }
@@ -358,9 +370,10 @@ mod scripted {
         }
     }
 
-    pub(super) fn open(path: &Path) -> Result<Box<dyn Backend>, String> {
+    pub(super) fn open(path: &Path, spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let script: Script = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        let mut script: Script =
+            serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         if script.action.ends_with("start") {
             match script.action() {
                 "refuse_start" => return Err("the script refuses to start".to_owned()),
@@ -368,23 +381,41 @@ mod scripted {
                 _ => {}
             }
         }
-        Ok(Box::new(Scripted(script)))
+        if let Some(fit) = script.slots_that_fit
+            && spec.gpu_device.is_some()
+            && spec.slots > fit
+        {
+            return Err(format!("out of memory for {} slots", spec.slots));
+        }
+        let gpu = spec.gpu_device.filter(|number| script.gpus.contains(number));
+        let device = gpu.map_or_else(|| "scripted".to_owned(), |number| format!("scripted{number}"));
+        script.text = script.text.replace("{device}", &device);
+        Ok(Box::new(Scripted {
+            script,
+            gpu: gpu.is_some(),
+            device,
+        }))
     }
 
-    struct Scripted(Script);
+    struct Scripted {
+        script: Script,
+        gpu: bool,
+        device: String,
+    }
 
     impl Backend for Scripted {
         fn report(&self) -> DeviceReport {
             DeviceReport {
+                gpu: self.gpu,
                 backend: "scripted".to_owned(),
-                device: "scripted".to_owned(),
+                device: self.device.clone(),
                 multilingual: true,
                 ..DeviceReport::default()
             }
         }
 
         fn slot(&self) -> Result<Box<dyn Slot>, String> {
-            Ok(Box::new(ScriptedSlot(self.0.clone())))
+            Ok(Box::new(ScriptedSlot(self.script.clone())))
         }
     }
 

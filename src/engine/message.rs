@@ -3,6 +3,7 @@
 //! A frame on the pipe is two little-endian `u32`, the length of a JSON header and the number of samples,
 //! then the header, then the samples as little-endian `f32`. Only windows carry samples.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
@@ -150,6 +151,12 @@ pub struct GpuDevice {
     pub memory_free_bytes: u64,
     /// Bytes in all; 0 when it does not say.
     pub memory_total_bytes: u64,
+    /// Part of the processor, with the processor's memory.
+    #[serde(default)]
+    pub integrated: bool,
+    /// Number of another device in the list that is the same card through another backend.
+    #[serde(default)]
+    pub same_as: Option<u32>,
 }
 
 /// What an engine really runs on, read from ggml, never from the flag that was asked for.
@@ -167,6 +174,9 @@ pub struct DeviceReport {
     pub memory_total_bytes: Option<u64>,
     /// Bytes of it free after loading.
     pub memory_free_bytes: Option<u64>,
+    /// Where the weights lie: bytes by ggml's device name. More than one entry: some tensors stayed on the CPU.
+    #[serde(default)]
+    pub weights_bytes: BTreeMap<String, u64>,
     /// Every device ggml lists, as `name: description`.
     pub listed_devices: Vec<String>,
     /// whisper.cpp's `print_system_info`.

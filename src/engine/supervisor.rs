@@ -304,4 +304,32 @@ mod tests {
         assert!(!out_of_memory(&died("an illegal memory access was encountered")));
         assert!(!out_of_memory(&EngineError::Cancelled));
     }
+
+    #[test]
+    fn flash_attention_and_slots_follow_the_device() {
+        let plan = EnginePlan {
+            spec: EngineSpec {
+                model: "model".into(),
+                gpu_device: None,
+                slots: 8,
+                flash_attention: true,
+                max_decoders: 5,
+                threads: 4,
+                script: None,
+            },
+            cpu_slots: 2,
+            cpu_flash_attention: false,
+            launcher: Launcher {
+                program: "program".into(),
+                environment: Vec::new(),
+            },
+        };
+        let gpu = spec_for(&plan, Placement::Gpu(1), 4);
+        assert_eq!(
+            (gpu.gpu_device, gpu.slots, gpu.flash_attention),
+            (Some(1), 4, true)
+        );
+        let cpu = spec_for(&plan, Placement::Cpu, 4);
+        assert_eq!((cpu.gpu_device, cpu.slots, cpu.flash_attention), (None, 2, false));
+    }
 }

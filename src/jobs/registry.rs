@@ -148,24 +148,7 @@ impl Registry {
     }
 
     fn chosen(&self, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>, String> {
-        let GpuDevices::List(numbers) = &self.config.whisper.gpu_devices else {
-            return Ok(devices);
-        };
-        let names: Vec<_> = devices
-            .iter()
-            .map(|d| format!("{} ({})", d.number, d.description))
-            .collect();
-        let chosen: Vec<_> = devices
-            .into_iter()
-            .filter(|d| numbers.contains(&d.number))
-            .collect();
-        if chosen.is_empty() {
-            return Err(format!(
-                "whisper.gpu_devices = {numbers:?} names no GPU that ggml lists: {}",
-                names.join(", ")
-            ));
-        }
-        Ok(chosen)
+        choose(&self.config.whisper.gpu_devices, devices)
     }
 
     /// Starts (or finds) the engines of a file.
@@ -428,6 +411,36 @@ pub fn gpu_compiled() -> bool {
     ))
 }
 
+/// The GPUs that serve. `all` takes each card once, and leaves a processor's own graphics alone beside a real card:
+/// a window that landed there would take many times as long. Numbers take exactly those.
+fn choose(wanted: &GpuDevices, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>, String> {
+    let GpuDevices::List(numbers) = wanted else {
+        let cards = devices.iter().any(|d| !d.integrated);
+        return Ok(devices
+            .into_iter()
+            .filter(|d| d.same_as.is_none() && !(cards && d.integrated))
+            .collect());
+    };
+    let names: Vec<_> = devices
+        .iter()
+        .map(|d| format!("{} ({})", d.number, d.description))
+        .collect();
+    let names = names.join(", ");
+    let chosen: Vec<_> = devices
+        .into_iter()
+        .filter(|d| numbers.contains(&d.number))
+        .collect();
+    if chosen.is_empty() {
+        return Err(format!(
+            "whisper.gpu_devices = {numbers:?} names no GPU that ggml lists: {names}"
+        ));
+    }
+    for absent in numbers.iter().filter(|n| chosen.iter().all(|d| d.number != **n)) {
+        tracing::warn!("whisper.gpu_devices names GPU {absent}, but ggml lists {names}");
+    }
+    Ok(chosen)
+}
+
 /// Slots that fit beside the weights. A state costs about a third of an f16 model's bytes, at least 256 MiB.
 fn gpu_slots(free_bytes: u64, weights: u64) -> usize {
     let each = (weights / 3).max(256 << 20);
@@ -438,6 +451,35 @@ fn gpu_slots(free_bytes: u64, weights: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_means_each_card_once_and_numbers_mean_what_they_say() {
+        let device = |number: u32, integrated: bool, same_as: Option<u32>| GpuDevice {
+            number,
+            integrated,
+            same_as,
+            ..GpuDevice::default()
+        };
+        let listed = vec![
+            device(0, false, None),
+            device(1, false, None),
+            device(2, false, Some(0)),
+            device(3, true, None),
+        ];
+        let numbers = |wanted: &GpuDevices, listed: &[GpuDevice]| {
+            choose(wanted, listed.to_vec()).map(|l| l.iter().map(|d| d.number).collect::<Vec<_>>())
+        };
+        let all = GpuDevices::All(crate::config::AllWord::All);
+        assert_eq!(numbers(&all, &listed), Ok(vec![0, 1]));
+        assert_eq!(
+            numbers(&all, &listed[3..]),
+            Ok(vec![3]),
+            "a processor's graphics serve where they are all there is"
+        );
+        assert_eq!(numbers(&GpuDevices::List(vec![1, 3, 9]), &listed), Ok(vec![1, 3]));
+        let reason = numbers(&GpuDevices::List(vec![7]), &listed).unwrap_err();
+        assert!(reason.contains("[7]"), "{reason}");
+    }
 
     #[test]
     fn slots_follow_free_memory() {

@@ -119,7 +119,8 @@ impl Model {
         Changes(self.seats.iter().map(|e| e.seat.watch()).collect())
     }
 
-    /// The least loaded engine with a free slot. The caller serialises calls.
+    /// The least loaded engine with a free slot; one on the CPU, after trouble with its GPU, only when all GPUs are
+    /// full. The caller serialises calls.
     pub(super) fn place(&self) -> Place {
         self.place_beside(0)
     }
@@ -133,7 +134,7 @@ impl Model {
     }
 
     fn place_beside(&self, more: usize) -> Place {
-        let mut best: Option<(&Entry, Arc<EngineProcess>, usize)> = None;
+        let mut best: Option<(&Entry, Arc<EngineProcess>, (bool, usize))> = None;
         let mut pending = false;
         let mut reason = String::from("the model is not loaded");
         for entry in &self.seats {
@@ -142,8 +143,9 @@ impl Model {
                     pending = true;
                     let slots = engine.report().slots.max(1) + more;
                     let running = entry.running.load(Ordering::Relaxed);
-                    if running < slots && best.as_ref().is_none_or(|b| running < b.2) {
-                        best = Some((entry, engine, running));
+                    let rank = (!engine.report().gpu, running);
+                    if running < slots && best.as_ref().is_none_or(|b| rank < b.2) {
+                        best = Some((entry, engine, rank));
                     }
                 }
                 SeatState::Ready(_) | SeatState::Starting => pending = true,

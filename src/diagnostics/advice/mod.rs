@@ -13,6 +13,8 @@ mod vulkan;
 #[cfg(test)]
 mod table;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::build_info::Backend;
@@ -45,12 +47,21 @@ impl EngineFacts {
             .iter()
             .chain(self.fallbacks.iter().map(|step| &step.reason))
             .rev()
-            .map(String::as_str)
+            .flat_map(|line| complaints(line))
             .find(|line| {
                 let lower = line.to_lowercase();
                 needles.iter().any(|needle| lower.contains(needle))
             })
     }
+}
+
+/// A search for devices that found none holds a complaint of each backend: `ggml found no GPU (one; another)`.
+fn complaints(line: &str) -> impl Iterator<Item = &str> {
+    let inside = line
+        .strip_prefix("ggml found no GPU (")
+        .and_then(|rest| rest.strip_suffix(')'));
+    let separator = if inside.is_some() { "; " } else { "\n" };
+    inside.unwrap_or(line).split(separator)
 }
 
 /// A device as ggml names it in the engine process.
@@ -67,6 +78,19 @@ pub struct ActualDevice {
     pub memory_total_bytes: Option<u64>,
     /// Bytes of it that were free after loading.
     pub memory_free_bytes: Option<u64>,
+    /// Where the weights lie: bytes by ggml's device name, `CPU` for those that the GPU cannot take.
+    pub weights_bytes: BTreeMap<String, u64>,
+}
+
+impl ActualDevice {
+    /// Bytes of weights in the CPU's memory while a GPU serves.
+    pub fn weights_on_cpu_bytes(&self) -> u64 {
+        if self.gpu {
+            self.weights_bytes.get("CPU").copied().unwrap_or(0)
+        } else {
+            0
+        }
+    }
 }
 
 /// One step from the GPU to the CPU.
@@ -214,7 +238,7 @@ impl Findings<'_> {
     }
 }
 
-/// What keeps the GPU idle, most decisive first; empty when a real GPU is at work.
+/// What keeps the GPU idle, most decisive first; empty when a real GPU does all the work.
 pub fn advise(facts: &MachineFacts, engine: &EngineFacts) -> Vec<Advice> {
     let mut found = Findings {
         facts,
@@ -224,10 +248,13 @@ pub fn advise(facts: &MachineFacts, engine: &EngineFacts) -> Vec<Advice> {
     };
     if !facts.build.whisper {
         surroundings::no_engine(&mut found);
+    } else if surroundings::processor(&mut found) {
+        // Neither the GPU nor the CPU can serve.
     } else if !engine.requested {
         surroundings::not_requested(&mut found);
     } else if engine.on_gpu() {
         vulkan::software_in_use(&mut found);
+        surroundings::weights_on_cpu(&mut found);
     } else {
         why_on_the_cpu(&mut found);
     }

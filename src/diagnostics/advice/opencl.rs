@@ -2,6 +2,19 @@
 
 use super::{Findings, Package, Text, Vendor};
 
+/// What ggml logs about a device of the right maker that it cannot use.
+const LACKS: [&str; 4] = [
+    "does not support fp16",
+    "does not support subgroups",
+    "opencl 2.0 or above is required",
+    "adreno-specific kernels",
+];
+
+/// ggml met an OpenCL device and dropped it: a device's trace where the bus shows none.
+pub(super) fn device_dropped(found: &Findings<'_>) -> bool {
+    found.engine.said(&["unsupported gpu"]).is_some() || found.engine.said(&LACKS).is_some()
+}
+
 pub(super) fn opencl(found: &mut Findings<'_>) {
     if refused(found) || selector(found) {
         return;
@@ -42,34 +55,63 @@ pub(super) fn opencl(found: &mut Findings<'_>) {
     }
 }
 
-/// ggml names the device it drops.
+/// ggml says why it drops a device: another maker's by name, Adreno's and Intel's by what they lack.
 fn refused(found: &mut Findings<'_>) -> bool {
-    let device = found
+    let maker = found
         .engine
         .said(&["unsupported gpu"])
         .and_then(|line| line.split_once("GPU:"))
         .map(|(_, name)| name.trim().to_owned());
     let lacks = found
         .engine
-        .said(&[
-            "does not support",
-            "not available",
-            "opencl c version",
-            "required",
-        ])
-        .map(str::to_owned);
-    let Some(device) = device else { return false };
-    let lacks = lacks.filter(|line| line.contains("opencl") || line.contains("OpenCL"));
-    let more = lacks.map(|line| format!(" (`{line}`)")).unwrap_or_default();
+        .said(&LACKS)
+        .map(|line| line.trim_start_matches("ggml_opencl: ").to_owned());
+    let (cause, rebuild) = match (maker, lacks) {
+        (Some(device), _) => (
+            Text::new(
+                format!(
+                    "ggml's OpenCL kernels refuse the device `{device}`: they are written for Adreno and Intel GPUs."
+                ),
+                format!(
+                    "ggml の OpenCL カーネルはデバイス `{device}` に対応していません。対応しているのは Adreno と Intel の GPU です。"
+                ),
+            ),
+            true,
+        ),
+        (None, Some(lacks)) => {
+            // `ggml_opencl: device: 'NAME (VERSION)'`
+            let device = found
+                .engine
+                .said(&["ggml_opencl: device: '"])
+                .and_then(|line| line.split('\'').nth(1)?.split(" (OpenCL").next())
+                .map_or_else(|| "OpenCL".to_owned(), str::to_owned);
+            (
+                Text::new(
+                    format!("ggml's OpenCL kernels refuse the device `{device}` ({lacks})."),
+                    format!("ggml の OpenCL カーネルはデバイス `{device}` に対応していません({lacks})。"),
+                ),
+                !lacks.contains("FP16"),
+            )
+        }
+        (None, None) => return false,
+    };
+    let install = found.install(&Package::OpenClIntel);
+    let (newer, newer_ja) = if rebuild {
+        (String::new(), String::new())
+    } else {
+        (
+            format!(" A GPU of Intel's that has half precision shows it with a newer driver: `{install}`."),
+            format!(" 半精度に対応した Intel の GPU なら、新しいドライバーで認識されます: `{install}`。"),
+        )
+    };
     found.add(
         "opencl-device-refused",
+        cause,
         Text::new(
-            format!("ggml's OpenCL kernels refuse the device `{device}`{more}: they are written for Adreno and Intel GPUs."),
-            format!("ggml の OpenCL カーネルはデバイス `{device}` に対応していません{more}。対応しているのは Adreno と Intel の GPU です。"),
-        ),
-        Text::new(
-            "Build with `./build.sh vulkan`, or `./build.sh cuda` for an NVIDIA GPU.",
-            "`./build.sh vulkan`、NVIDIA の GPU なら `./build.sh cuda` でビルドしてください。",
+            format!("Build with `./build.sh vulkan`, or `./build.sh cuda` for an NVIDIA GPU.{newer}"),
+            format!(
+                "`./build.sh vulkan`、NVIDIA の GPU なら `./build.sh cuda` でビルドしてください。{newer_ja}"
+            ),
         ),
     );
     true

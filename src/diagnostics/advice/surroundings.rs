@@ -1,6 +1,6 @@
 //! What does not depend on one backend: the build, the configuration, the platform, memory.
 
-use super::{Backend, Findings, Text, Vendor, any_gpu};
+use super::{Backend, Findings, Text, Vendor, any_gpu, opencl};
 use crate::diagnostics::probe::Wsl;
 
 pub(super) fn no_engine(found: &mut Findings<'_>) {
@@ -11,6 +11,69 @@ pub(super) fn no_engine(found: &mut Findings<'_>) {
             "このバイナリは whisper.cpp なし(feature `whisper` が無効)でビルドされているため、文字起こしできません。",
         ),
         Text::new("Run `./build.sh`.", "`./build.sh` を実行してください。"),
+    );
+}
+
+/// The engine's own check of its processor, before it touches ggml. True when that was said.
+pub(super) fn processor(found: &mut Findings<'_>) -> bool {
+    let Some((lacks, rest)) = found
+        .engine
+        .said(&["compiled for a processor with"])
+        .and_then(|line| line.split_once("compiled for a processor with "))
+        .and_then(|(_, rest)| rest.split_once(", which this one lacks"))
+    else {
+        return false;
+    };
+    // The engine knows whether a portable build would have what this processor lacks.
+    let remedy = if rest.contains("GGML_NATIVE=OFF") {
+        Text::new(
+            "Build on this machine with `./build.sh`, or for every processor with AVX2: `GGML_NATIVE=OFF ./build.sh`.",
+            "このマシンで `./build.sh` を実行するか、AVX2 対応の CPU ならどれでも動くように `GGML_NATIVE=OFF ./build.sh` でビルドしてください。",
+        )
+    } else {
+        Text::new(
+            "Build on this machine with `./build.sh`.",
+            "このマシンで `./build.sh` を実行してください。",
+        )
+    };
+    let lacks = lacks.to_owned();
+    found.add(
+        "processor-too-old",
+        Text::new(
+            format!("This binary was compiled for a newer processor: this one lacks {lacks}."),
+            format!(
+                "このバイナリはより新しい CPU 用にビルドされています。この CPU には {lacks} がありません。"
+            ),
+        ),
+        remedy,
+    );
+    true
+}
+
+/// Tensors that the backend has no kernel for stay with the CPU; each step then waits for both.
+pub(super) fn weights_on_cpu(found: &mut Findings<'_>) {
+    let Some(device) = &found.engine.actual else {
+        return;
+    };
+    let (on_cpu, all) = (
+        device.weights_on_cpu_bytes(),
+        device.weights_bytes.values().sum::<u64>(),
+    );
+    if on_cpu == 0 {
+        return;
+    }
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let (backend, on_cpu, all) = (device.backend.clone(), megabytes(on_cpu), megabytes(all));
+    found.add(
+        "weights-on-cpu",
+        Text::new(
+            format!("{on_cpu} of {all} of the weights stayed on the CPU: {backend} cannot compute with their type."),
+            format!("重み {all} のうち {on_cpu} は CPU に残っています。{backend} がその型の計算に対応していないためです。"),
+        ),
+        Text::new(
+            "A model of type f16 or q8_0 is computed by the GPU alone: `WhisperBackendAPI models pull base-q8_0`, then `model_path = \"base-q8_0\"`.",
+            "f16 または q8_0 のモデルなら GPU だけで計算できます。`WhisperBackendAPI models pull base-q8_0` の後、`model_path = \"base-q8_0\"` を指定してください。",
+        ),
     );
 }
 
@@ -140,9 +203,10 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
                 .iter()
                 .any(|name| facts.variable(name).is_some())
             || !found.engine.fallbacks.is_empty()
+            || opencl::device_dropped(found)
             || found
                 .engine
-                .said(&["unsupported gpu", "out of memory", "failed to allocate"])
+                .said(&["out of memory", "failed to allocate"])
                 .is_some();
         if traces {
             return false;
@@ -175,7 +239,7 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
     let fits = facts.build.backends.iter().any(|backend| match backend {
         Backend::Cuda => facts.has_gpu(Vendor::Nvidia) || facts.library("cuda").found,
         Backend::Hip => facts.has_gpu(Vendor::Amd),
-        Backend::OpenCl => facts.has_gpu(Vendor::Intel) || found.engine.said(&["unsupported gpu"]).is_some(),
+        Backend::OpenCl => facts.has_gpu(Vendor::Intel) || opencl::device_dropped(found),
         Backend::Vulkan | Backend::Metal => true,
     });
     if fits {

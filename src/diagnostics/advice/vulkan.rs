@@ -7,6 +7,10 @@ pub(super) fn vulkan(found: &mut Findings<'_>) {
     if loader(found) {
         return;
     }
+    if found.engine.said(&["invalid device index"]).is_some() {
+        selectors(found);
+        return;
+    }
     if drivers(found) || device_files(found) {
         return;
     }
@@ -249,6 +253,10 @@ fn device_files(found: &mut Findings<'_>) -> bool {
 
 /// ggml counts all Vulkan devices, software ones too, and takes a wrong selector for "none".
 fn selectors(found: &mut Findings<'_>) {
+    // An engine that started on the device, or tried to put weights there, was led to it by the selector.
+    if !found.list.is_empty() || !found.engine.fallbacks.is_empty() {
+        return;
+    }
     let Some(value) = found.facts.variable("GGML_VK_VISIBLE_DEVICES").map(str::to_owned) else {
         return;
     };

@@ -21,6 +21,9 @@ use crate::transcript::WindowTranscript;
 /// Error lines kept to explain a death.
 const LOG_LINES: usize = 20;
 
+/// Lines of a search for devices that are kept: one for each backend that a binary can hold.
+const COMPLAINTS: usize = 4;
+
 /// How threads wait at barriers; libgomp reads this when the process starts. Threads that spin for long make a busy
 /// machine tens of times slower; threads that sleep at once need longer to wake than a decoder step's piece of work
 /// takes. 2,000 turns are 40 to 100 µs (docs/performance.md).
@@ -80,14 +83,14 @@ impl Launcher {
             && let Ok(devices) = serde_json::from_slice::<Vec<GpuDevice>>(&output.stdout)
         {
             if devices.is_empty() {
-                return Err(last_error(&output.stderr).map_or_else(
+                return Err(complaints(&output.stderr).map_or_else(
                     || "ggml found no GPU".to_owned(),
                     |line| format!("ggml found no GPU ({line})"),
                 ));
             }
             return Ok(devices);
         }
-        let said = last_error(&output.stderr)
+        let said = complaints(&output.stderr)
             .map(|line| format!(": {line}"))
             .unwrap_or_default();
         Err(format!(
@@ -97,18 +100,21 @@ impl Launcher {
     }
 }
 
-fn last_error(stderr: &[u8]) -> Option<String> {
+/// What a child complained about while it looked for devices, one line for each backend that has none.
+fn complaints(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let mut lines = text
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text
         .lines()
-        .rev()
-        .filter(|l| !l.starts_with("D ") && !l.starts_with("I "));
-    lines.next().map(|l| {
-        l.trim_start_matches("E ")
-            .trim_start_matches("W ")
-            .trim()
-            .to_owned()
-    })
+        .filter(|l| !l.starts_with("D ") && !l.starts_with("I "))
+    {
+        let line = line.trim_start_matches("E ").trim_start_matches("W ").trim();
+        if !line.is_empty() && !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    let newest = lines.len().saturating_sub(COMPLAINTS);
+    (!lines.is_empty()).then(|| lines[newest..].join("; "))
 }
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<WindowTranscript, EngineError>>>;

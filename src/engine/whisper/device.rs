@@ -1,5 +1,6 @@
 //! ggml's devices and log, as whisper.cpp meets them.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +14,26 @@ const GPU_HEADROOM_BYTES: u64 = 384 << 20;
 /// What ggml and whisper.cpp log while starting: errors and lines about devices.
 static DEVICE_LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 const DEVICE_LOG_LINES: usize = 100;
+/// Bytes of weights by ggml's name of the device that holds them, as whisper.cpp logs them while loading.
+static WEIGHTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// Where the weights of the first model loaded lie.
+pub(super) fn weights() -> BTreeMap<String, u64> {
+    WEIGHTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// `whisper_model_load:      Vulkan0 total size =    77.11 MB` (10^6 bytes), one line for each device that holds
+/// tensors → device and bytes.
+fn weights_line(line: &str) -> Option<(String, u64)> {
+    let (device, size) = line
+        .strip_prefix("whisper_model_load:")?
+        .split_once(" total size =")?;
+    let megabytes: f64 = size.trim().strip_suffix(" MB")?.parse().ok()?;
+    let device = device.trim();
+    // A page-locked or mapped buffer of the same device: `CPU_Mapped`, `CUDA0_Split`.
+    let device = device.split('_').next().unwrap_or(device);
+    Some((device.to_owned(), (megabytes * 1e6) as u64))
+}
 
 /// What was logged so far about devices and errors.
 pub(super) fn device_log() -> Vec<String> {
@@ -26,6 +47,9 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) description: String,
     pub(super) backend: String,
+    /// PCI address such as `0000:01:00.0`, the same whichever backend is asked; empty when the backend does not say.
+    bus: String,
+    integrated: bool,
 }
 
 impl Device {
@@ -53,34 +77,80 @@ fn all_devices() -> Vec<(u32, Device)> {
         (0..sys::ggml_backend_dev_count())
             .map(|i| sys::ggml_backend_dev_get(i))
             .map(|d| {
+                let kind = sys::ggml_backend_dev_type(d) as u32;
                 let device = Device {
                     handle: d as usize,
                     name: text(sys::ggml_backend_dev_name(d)),
                     description: text(sys::ggml_backend_dev_description(d)),
                     backend: text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(d))),
+                    bus: bus(d),
+                    integrated: kind == INTEGRATED_GPU,
                 };
-                (sys::ggml_backend_dev_type(d) as u32, device)
+                (kind, device)
             })
             .collect()
     }
+}
+
+/// `GGML_BACKEND_DEVICE_TYPE_IGPU`
+const INTEGRATED_GPU: u32 = 2;
+
+/// # Safety
+///
+/// `device` came from `ggml_backend_dev_get`.
+#[allow(unsafe_code, reason = "ggml's device list has no safe wrapper in whisper-rs")]
+unsafe fn bus(device: sys::ggml_backend_dev_t) -> String {
+    let mut properties = std::mem::MaybeUninit::<sys::ggml_backend_dev_props>::zeroed();
+    // SAFETY: ggml fills the structure; all zeros is a valid value for what a backend leaves out; the string belongs to
+    // the device.
+    unsafe {
+        sys::ggml_backend_dev_get_props(device, properties.as_mut_ptr());
+        text(properties.assume_init().device_id)
+    }
+}
+
+/// For each device the first usable one of another backend at the same address: with CUDA and Vulkan in one binary
+/// every NVIDIA card is listed twice.
+fn listed_before(devices: &[Device], usable: impl Fn(&Device) -> bool) -> Vec<Option<u32>> {
+    let twin = |(index, device): (usize, &Device)| {
+        let first = devices[..index].iter().position(|other| {
+            !other.bus.is_empty()
+                && other.bus == device.bus
+                && other.backend != device.backend
+                && usable(other)
+        })?;
+        u32::try_from(first).ok()
+    };
+    devices.iter().enumerate().map(twin).collect()
 }
 
 /// GPUs in the order whisper.cpp counts them: types 1 (discrete) and 2 (integrated).
 pub(super) fn gpu_devices() -> Vec<Device> {
     all_devices()
         .into_iter()
-        .filter(|(kind, _)| matches!(kind, 1 | 2))
+        .filter(|(kind, _)| matches!(*kind, 1 | INTEGRATED_GPU))
         .map(|(_, d)| d)
         .collect()
 }
 
 /// The GPUs ggml can use, with their memory.
-pub(in crate::engine) fn list_gpus() -> Vec<GpuDevice> {
+///
+/// # Errors
+///
+/// One sentence when ggml cannot run on this processor at all.
+pub(in crate::engine) fn list_gpus() -> Result<Vec<GpuDevice>, String> {
+    super::processor::check()?;
     install_log();
-    let with_memory = |(number, device): (usize, Device)| {
+    let devices = gpu_devices();
+    let twins = listed_before(&devices, |device| {
+        crate::engine::gpu_libraries::missing_for(&device.backend).is_none()
+    });
+    let with_memory = |(number, (device, same_as)): (usize, (Device, Option<u32>))| {
         let (free, total) = device.memory();
         GpuDevice {
             number: number as u32,
+            integrated: device.integrated,
+            same_as,
             name: device.name,
             description: device.description,
             backend: device.backend,
@@ -88,7 +158,12 @@ pub(in crate::engine) fn list_gpus() -> Vec<GpuDevice> {
             memory_total_bytes: total,
         }
     };
-    gpu_devices().into_iter().enumerate().map(with_memory).collect()
+    Ok(devices
+        .into_iter()
+        .zip(twins)
+        .enumerate()
+        .map(with_memory)
+        .collect())
 }
 
 pub(super) fn listed_devices() -> Vec<String> {
@@ -171,6 +246,11 @@ pub(super) fn install_log() {
                 log.push(message.to_owned());
             }
         }
+        if let Some((device, bytes)) = weights_line(message) {
+            let mut weights = WEIGHTS.lock().unwrap_or_else(PoisonError::into_inner);
+            // A second context for word times loads the same again.
+            weights.entry(device).or_insert(bytes);
+        }
         let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{letter} {message}\n"));
     }
     // SAFETY: the callback is a plain function and needs no data. Both are set because every new state
@@ -178,5 +258,56 @@ pub(super) fn install_log() {
     unsafe {
         sys::ggml_log_set(Some(line), std::ptr::null_mut());
         sys::whisper_log_set(Some(line), std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_of_each_device_are_read_from_the_log() {
+        assert_eq!(
+            weights_line("whisper_model_load:      Vulkan0 total size =    77.11 MB"),
+            Some(("Vulkan0".to_owned(), 77_110_000))
+        );
+        assert_eq!(
+            weights_line("whisper_model_load:   CPU_Mapped total size =     1.50 MB"),
+            Some(("CPU".to_owned(), 1_500_000))
+        );
+        assert_eq!(
+            weights_line("whisper_model_load: model size    =   77.11 MB"),
+            None
+        );
+        assert_eq!(
+            weights_line("whisper_init_state: kv self size  =    3.15 MB"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_card_that_two_backends_list_is_known_as_one() {
+        let device = |backend: &str, bus: &str| Device {
+            handle: 0,
+            name: String::new(),
+            description: String::new(),
+            backend: backend.to_owned(),
+            bus: bus.to_owned(),
+            integrated: false,
+        };
+        let devices = [
+            device("CUDA", "0000:01:00.0"),
+            device("CUDA", "0000:02:00.0"),
+            device("Vulkan", "0000:02:00.0"),
+            device("Vulkan", "0000:03:00.0"),
+            device("OpenCL", ""),
+            device("OpenCL", ""),
+        ];
+        assert_eq!(
+            listed_before(&devices, |_| true),
+            [None, None, Some(1), None, None, None]
+        );
+        // Without cuBLAS the card is still good for Vulkan.
+        assert_eq!(listed_before(&devices, |one| one.backend != "CUDA"), [None; 6]);
     }
 }

@@ -5,6 +5,7 @@
 //! Word times need a second context with attention alignment switched on, loaded when first asked for.
 
 mod device;
+mod processor;
 
 use std::ffi::c_void;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ const MAX_PASSES: usize = 8;
 
 /// Loads the model on the device asked for.
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    processor::check()?;
     super::gpu_libraries::link();
     install_log();
     let mut picked = None;
@@ -110,7 +112,8 @@ impl Backend for Whisper {
             .iter()
             .any(|l| l.contains("failed to initialize") || l.contains("no GPU found"));
         let gpu = self.picked.clone().filter(|_| !refused);
-        let memory = gpu.as_ref().map(Device::memory);
+        // OpenCL does not say, and gives 0.
+        let memory = gpu.as_ref().map(Device::memory).filter(|(_, total)| *total > 0);
         DeviceReport {
             gpu: gpu.is_some(),
             backend: gpu
@@ -122,6 +125,7 @@ impl Backend for Whisper {
                 .map_or_else(cpu_description, |d| d.description.clone()),
             memory_total_bytes: memory.map(|m| m.1),
             memory_free_bytes: memory.map(|m| m.0),
+            weights_bytes: device::weights(),
             listed_devices: listed_devices(),
             system_info: whisper_rs::print_system_info().to_owned(),
             device_log: log,
