@@ -1,5 +1,6 @@
 //! From a region of the upload to packets of one audio track.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +9,17 @@ use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
 use symphonia::core::codecs::audio::{AudioCodecParameters, CODEC_ID_NULL_AUDIO};
 use symphonia::core::errors::{Error as SymphoniaError, Result as SymphoniaResult};
 use symphonia::core::formats::{FormatOptions, FormatReader, Track};
-use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
+use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
 use super::amr::{self, AmrReader, Band};
-use super::blocks::{BlockReader, Kind};
+use super::blocks::{BlockReader, Kind, corrupt};
 use super::decoder::{Decoder, guard};
 use super::ffmpeg::Ffmpeg;
 use super::mp4::{self, Edit};
+use super::mpeg::{self, Elementary, ElementaryStream};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
 use super::upload::UploadedAudio;
@@ -130,10 +132,7 @@ impl Source {
                 limit_bytes: limits.max_metadata_bytes,
             }),
             Some(Err(error)) => Err(error),
-            None => Err(AudioError::Corrupt {
-                container: sniffed.name().to_owned(),
-                detail: "its header makes no sense".to_owned(),
-            }),
+            None => Err(corrupt(sniffed.name(), "its header makes no sense")),
         }
     }
 
@@ -234,6 +233,9 @@ fn open(
             Some(layout) => layout,
             None => return open_format(region, len, container, name, limits, meter),
         },
+        Container::MpegProgram | Container::MpegTransport => {
+            return open_elementary(region, container, limits, meter);
+        }
         Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
         Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
         _ => return open_format(region, len, container, name, limits, meter),
@@ -320,11 +322,43 @@ fn open_format(
     } else {
         Vec::new()
     };
-    let reader = make_reader(region, container).map_err(|error| AudioError::Corrupt {
-        container: name.to_owned(),
-        detail: error.to_string(),
-    })?;
-    let (track, decoder) = choose_track(reader.tracks(), &edits, name, limits)?;
+    region.rewind();
+    open_source(Box::new(region), &edits, container, name, limits, meter)
+}
+
+/// The sound of an MPEG stream, as the file it would be by itself.
+fn open_elementary(
+    mut region: Region,
+    container: Container,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let name = container.name();
+    let mut stream = if container == Container::MpegProgram {
+        ElementaryStream::program(region)
+    } else {
+        let mut head = [0; 1024];
+        let filled = region.read(&mut head)?;
+        let shape = mpeg::transport_shape(&head[..filled]).ok_or_else(|| corrupt(name, "no packets"))?;
+        ElementaryStream::transport(region, shape)
+    };
+    let kind = match stream.find(name)? {
+        Elementary::Mpeg => Container::Mpeg,
+        Elementary::Adts => Container::Adts,
+    };
+    open_source(Box::new(stream), &[], kind, name, limits, meter)
+}
+
+fn open_source(
+    source: Box<dyn MediaSource>,
+    edits: &[Edit],
+    container: Container,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let reader = make_reader(source, container).map_err(|error| corrupt(name, &error.to_string()))?;
+    let (track, decoder) = choose_track(reader.tracks(), edits, name, limits)?;
     let demuxer = Demuxer::Format(reader);
     Ok((
         Source {
@@ -337,9 +371,8 @@ fn open_format(
     ))
 }
 
-fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
-    region.rewind();
-    let mut stream = MediaSourceStream::new(Box::new(region), MediaSourceStreamOptions::default());
+fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
+    let mut stream = MediaSourceStream::new(source, MediaSourceStreamOptions::default());
     let options = FormatOptions::default();
     Ok(match container {
         Container::Caf => Box::new(formats::CafReader::try_new(stream, options)?),
@@ -357,6 +390,8 @@ fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<
         | Container::Wave64
         | Container::Au
         | Container::Aiff
+        | Container::MpegProgram
+        | Container::MpegTransport
         | Container::AmrNarrow
         | Container::AmrWide => return Err(SymphoniaError::Unsupported("read by hand")),
     })

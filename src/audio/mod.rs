@@ -17,6 +17,7 @@ mod downmix;
 mod error;
 mod ffmpeg;
 mod mp4;
+mod mpeg;
 mod names;
 mod resample;
 mod riff;

@@ -106,6 +106,15 @@ def with_video(name, *args):
     run(*FF, "-f", "lavfi", "-i", "testsrc=size=160x120:rate=10", "-i", CLIP, "-shortest", *args, name)
 
 
+def camera_stream(name):
+    """A transport stream with a time code before each packet, as camcorders write them."""
+    plain = name + ".ts"
+    with_video(plain, *DVD, "-c:a", "libmp3lame", "-f", "mpegts")
+    data = read(plain)
+    os.remove(plain)
+    write(name, b"".join(b"\0\0\0\0" + data[at:at + 188] for at in range(0, len(data), 188)))
+
+
 def two_tracks(name):
     """Silence in the second track: only the first may be heard."""
     run(*FF, "-i", CLIP, "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-map", "0:a", "-map", "1:a",
@@ -126,6 +135,7 @@ def piped_wav(name):
 S44 = ("-ar", "44100", "-ac", "2")
 S48 = ("-ar", "48000", "-ac", "2")
 M8 = ("-ar", "8000")
+DVD = (*S48, "-r", "25", "-c:v", "mpeg2video")
 
 # file name → (least correlation, container, codec, how)
 MATRIX = {
@@ -243,6 +253,11 @@ MATRIX = {
     # Video: the first audio track
     "video_mp4.mp4": (FULL, "mp4", "aac", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "aac")),
     "video_mov_2_tracks.mov": (FULL, "mp4", "aac", two_tracks),
+    "video_mpeg_ps.mpg": (FULL, "mpeg", "mp2", lambda n: with_video(n, *DVD, "-c:a", "mp2", "-f", "vob")),
+    "video_mpeg1.mpeg":
+        (FULL, "mpeg", "mp2", lambda n: with_video(n, *S48, "-r", "25", "-c:v", "mpeg1video", "-f", "mpeg")),
+    "video_ts_aac.ts": (FULL, "mpegts", "aac", lambda n: with_video(n, *DVD, "-c:a", "aac", "-f", "mpegts")),
+    "video_m2ts_mp3.mts": (FULL, "mpegts", "mp3", camera_stream),
     "video_webm.webm": (FULL, "matroska", "opus", lambda n: with_video(n, "-c:v", "libvpx", "-c:a", "libopus")),
     "video_mkv.mkv": (FULL, "matroska", "mp3", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "libmp3lame")),
 }

@@ -282,6 +282,7 @@ fn damage_in_the_middle_costs_only_the_middle() {
         "aac_adts_44100_stereo.aac",
         "ogg_opus_voip.opus",
         "flac_16.flac",
+        "webm_opus.webm",
     ] {
         let encoding = encodings
             .iter()
