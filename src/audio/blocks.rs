@@ -7,6 +7,7 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use symphonia::core::audio::Channels;
+use symphonia::core::codecs::audio::well_known as codecs;
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
@@ -141,6 +142,26 @@ pub(super) fn layout_of(
             frames,
         }),
     }
+}
+
+/// Bytes of one frame of uncompressed sound; `None` for other codecs.
+pub(super) fn pcm_frame_bytes(params: &AudioCodecParameters) -> Option<u64> {
+    let sample_bytes = match params.codec {
+        codecs::CODEC_ID_PCM_U8
+        | codecs::CODEC_ID_PCM_S8
+        | codecs::CODEC_ID_PCM_ALAW
+        | codecs::CODEC_ID_PCM_MULAW => 1,
+        codecs::CODEC_ID_PCM_S16LE | codecs::CODEC_ID_PCM_S16BE => 2,
+        codecs::CODEC_ID_PCM_S24LE | codecs::CODEC_ID_PCM_S24BE => 3,
+        codecs::CODEC_ID_PCM_S32LE
+        | codecs::CODEC_ID_PCM_S32BE
+        | codecs::CODEC_ID_PCM_F32LE
+        | codecs::CODEC_ID_PCM_F32BE => 4,
+        codecs::CODEC_ID_PCM_F64LE | codecs::CODEC_ID_PCM_F64BE => 8,
+        _ => return None,
+    };
+    let channels = params.channels.as_ref()?.count() as u64;
+    (channels > 0).then_some(channels * sample_bytes)
 }
 
 /// Refuses what no limit needs to be known for.

@@ -18,6 +18,7 @@ use super::amr::{self, AmrReader, Band};
 use super::blocks::{BlockReader, Kind, corrupt};
 use super::decoder::{Decoder, guard};
 use super::ffmpeg::Ffmpeg;
+use super::matroska::MatroskaReader;
 use super::mp4::{self, Edit};
 use super::mpeg::{self, Elementary, ElementaryStream};
 use super::sniff::{Container, Sniffed};
@@ -36,6 +37,9 @@ const MAX_FRAMES_PER_PACKET: u64 = 1 << 20;
 
 /// Opus counts in ticks of 1/48,000 s whatever it encodes (RFC 7845, section 4).
 const OPUS_CLOCK_HZ: u32 = 48_000;
+
+/// What a codec is called that has no name here.
+const UNKNOWN: &str = "unknown";
 
 /// What a recording is called that ffmpeg reads for us.
 const FFMPEG: &str = "ffmpeg";
@@ -101,6 +105,7 @@ enum Demuxer {
     Format(Box<dyn FormatReader>),
     Blocks(BlockReader),
     Amr(AmrReader),
+    Matroska(MatroskaReader),
     Ffmpeg(Ffmpeg),
     /// Panicked.
     Dead,
@@ -180,6 +185,7 @@ impl Source {
             Demuxer::Format(reader) => reader.next_packet(),
             Demuxer::Blocks(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Amr(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            Demuxer::Matroska(reader) => reader.next_packet(),
             Demuxer::Ffmpeg(child) => child.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Dead => Ok(None),
         });
@@ -236,6 +242,7 @@ fn open(
         Container::MpegProgram | Container::MpegTransport => {
             return open_elementary(region, container, limits, meter);
         }
+        Container::Matroska => return open_matroska(region, len, name, limits, meter),
         Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
         Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
         _ => return open_format(region, len, container, name, limits, meter),
@@ -295,6 +302,37 @@ fn open_amr(
         lead: None,
         length: None,
     };
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
+}
+
+fn open_matroska(
+    region: Region,
+    len: u64,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let mut reader = MatroskaReader::open(region, len, name, limits.max_tracks)?;
+    let chosen = choose_track(&reader.tracks(), &reader.edits(), name, limits);
+    let (track, decoder) = chosen.map_err(|error| match (error, reader.codec_name()) {
+        (AudioError::UnsupportedCodec { container, codec }, Some(name)) if codec == UNKNOWN => {
+            AudioError::UnsupportedCodec {
+                container,
+                codec: name.to_owned(),
+            }
+        }
+        (error, _) => error,
+    })?;
+    reader.choose(track.id);
+    let demuxer = Demuxer::Matroska(reader);
     Ok((
         Source {
             demuxer,
@@ -385,11 +423,11 @@ fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaR
             Box::new(formats::IsoMp4Reader::try_new(stream, options)?)
         }
         Container::Ogg => Box::new(formats::OggReader::try_new(stream, options)?),
-        Container::Matroska => Box::new(formats::MkvReader::try_new(stream, options)?),
         Container::Wav
         | Container::Wave64
         | Container::Au
         | Container::Aiff
+        | Container::Matroska
         | Container::MpegProgram
         | Container::MpegTransport
         | Container::AmrNarrow
@@ -416,7 +454,7 @@ fn choose_track(
             continue;
         };
         if params.codec == CODEC_ID_NULL_AUDIO {
-            refused.get_or_insert_with(|| "unknown".to_owned());
+            refused.get_or_insert_with(|| UNKNOWN.to_owned());
             continue;
         }
         check_params(params, container, limits)?;
@@ -452,7 +490,7 @@ fn choose_track(
         None if tracks.iter().any(|track| track.track_type().is_none()) => {
             Err(AudioError::UnsupportedCodec {
                 container,
-                codec: "unknown".to_owned(),
+                codec: UNKNOWN.to_owned(),
             })
         }
         None => Err(AudioError::NoAudioTrack { container }),
