@@ -54,7 +54,11 @@ pub(super) struct Blocks {
 #[derive(Debug)]
 pub(super) struct BlockReader {
     region: Region,
+    track_id: u32,
+    /// Bytes left of the stretch that is being read.
     left: u64,
+    /// Start and bytes of the stretches behind it.
+    stretches: std::vec::IntoIter<(u64, u64)>,
     position: u64,
     bytes_per_block: u64,
     frames_per_block: u64,
@@ -71,13 +75,35 @@ impl BlockReader {
             .max(1);
         Ok(Self {
             region,
+            track_id: 0,
             left: layout.bytes,
+            stretches: Vec::new().into_iter(),
             position: 0,
             bytes_per_block: blocks.bytes_per_block,
             frames_per_block: blocks.frames_per_block,
             blocks_per_packet,
             pad: blocks.frames_per_block > 1,
         })
+    }
+
+    /// Reads frames of `frame_bytes` each that lie in several stretches, as packets of `track_id`.
+    pub(super) fn of_stretches(
+        region: Region,
+        stretches: Vec<(u64, u64)>,
+        track_id: u32,
+        frame_bytes: u64,
+    ) -> Self {
+        Self {
+            region,
+            track_id,
+            left: 0,
+            stretches: stretches.into_iter(),
+            position: 0,
+            bytes_per_block: frame_bytes,
+            frames_per_block: 1,
+            blocks_per_packet: FRAMES_PER_PACKET.min(BYTES_PER_PACKET / frame_bytes).max(1),
+            pad: false,
+        }
     }
 
     /// Frames that are left.
@@ -87,6 +113,12 @@ impl BlockReader {
 
     /// The next packet; `None` at the end of the samples or of the file.
     pub(super) fn next_packet(&mut self) -> std::io::Result<Option<Packet>> {
+        if self.left < self.bytes_per_block
+            && let Some((start, bytes)) = self.stretches.next()
+        {
+            self.region.seek(SeekFrom::Start(start))?;
+            self.left = bytes;
+        }
         let wanted = self.left.min(self.blocks_per_packet * self.bytes_per_block);
         let mut data = Vec::with_capacity(wanted as usize);
         (&mut self.region).take(wanted).read_to_end(&mut data)?;
@@ -107,7 +139,7 @@ impl BlockReader {
         let start = i64::try_from(self.position).unwrap_or(i64::MAX);
         self.position = self.position.saturating_add(frames);
         Ok(Some(Packet::new(
-            0,
+            self.track_id,
             Timestamp::new(start),
             Duration::new(frames),
             data,

@@ -80,6 +80,17 @@ impl Span {
     }
 }
 
+impl Edit {
+    /// What stands before the sound.
+    fn lead(&self) -> Span {
+        Span::per_second(self.start, self.timescale)
+    }
+
+    fn length(&self) -> Option<Span> {
+        Some(Span::per_second(self.duration?, self.timescale))
+    }
+}
+
 /// The chosen track.
 #[derive(Debug, Clone)]
 pub(super) struct ChosenTrack {
@@ -353,15 +364,57 @@ fn open_format(
     limits: &AudioLimits,
     meter: &Arc<Meter>,
 ) -> Result<(Source, Decoder), AudioError> {
-    let edits = if container == Container::Mp4 {
-        let end = mp4::declared_end(&mut region, len);
-        region.declare_end(end);
-        mp4::read_edits(&mut region, len)
-    } else {
-        Vec::new()
-    };
+    if container == Container::Mp4 {
+        return open_mp4(region, len, name, limits, meter);
+    }
     region.rewind();
-    open_source(Box::new(region), &edits, container, name, limits, meter)
+    open_source(Box::new(region), &[], container, name, limits, meter)
+}
+
+fn open_mp4(
+    mut region: Region,
+    len: u64,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let end = mp4::declared_end(&mut region, len);
+    region.declare_end(end);
+    let movie = mp4::read_movie(&mut region, len);
+    let edits = movie.edits();
+    let Some(sound) = movie.uncompressed(&mut region) else {
+        region.rewind();
+        return open_source(Box::new(region), &edits, Container::Mp4, name, limits, meter);
+    };
+    check_tracks(movie.tracks.len(), limits)?;
+    check_params(&sound.params, name, limits)?;
+    let decoder = Decoder::new(&sound.params).map_err(|_| AudioError::UnsupportedCodec {
+        container: name.to_owned(),
+        codec: names::codec(sound.params.codec),
+    })?;
+    let rate_hz = sound.params.sample_rate.unwrap_or(1);
+    let bytes: u64 = sound.chunks.iter().map(|(_, bytes)| bytes).sum();
+    let frames = bytes / sound.frame_bytes;
+    let edit = edits.iter().find(|edit| edit.track_id == sound.track_id);
+    let track = ChosenTrack {
+        id: sound.track_id,
+        params: sound.params,
+        time_base: TimeBase::try_from_recip(rate_hz),
+        duration: Duration::try_from_secs_f64(frames as f64 / f64::from(rate_hz)).ok(),
+        lead: edit.map(Edit::lead),
+        length: edit.and_then(Edit::length),
+    };
+    let reader = BlockReader::of_stretches(region, sound.chunks, track.id, sound.frame_bytes);
+    let demuxer = Demuxer::Blocks(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
 }
 
 /// The sound of an MPEG stream, as the file it would be by itself.
@@ -442,12 +495,7 @@ fn choose_track(
     container: &str,
     limits: &AudioLimits,
 ) -> Result<(ChosenTrack, Decoder), AudioError> {
-    if tracks.len() > limits.max_tracks {
-        return Err(AudioError::Tracks {
-            found: tracks.len(),
-            limit: limits.max_tracks,
-        });
-    }
+    check_tracks(tracks.len(), limits)?;
     let mut refused = None;
     for track in tracks {
         let Some(CodecParameters::Audio(params)) = &track.codec_params else {
@@ -476,10 +524,8 @@ fn choose_track(
             params,
             time_base: track.time_base,
             duration,
-            lead: edit
-                .map(|edit| Span::per_second(edit.start, edit.timescale))
-                .or(pre_skip),
-            length: edit.and_then(|edit| Some(Span::per_second(edit.duration?, edit.timescale))),
+            lead: edit.map(Edit::lead).or(pre_skip),
+            length: edit.and_then(Edit::length),
         };
         return Ok((chosen, decoder));
     }
@@ -529,6 +575,16 @@ fn check_params(
         return Err(AudioError::Corrupt {
             container: container.to_owned(),
             detail: "its packets claim absurd lengths".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_tracks(count: usize, limits: &AudioLimits) -> Result<(), AudioError> {
+    if count > limits.max_tracks {
+        return Err(AudioError::Tracks {
+            found: count,
+            limit: limits.max_tracks,
         });
     }
     Ok(())

@@ -20,6 +20,7 @@ mod ffmpeg;
 mod matroska;
 mod matroska_tracks;
 mod mp4;
+mod mp4_pcm;
 mod mpeg;
 mod names;
 mod resample;

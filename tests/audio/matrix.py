@@ -227,6 +227,13 @@ MATRIX = {
     "mp4_opus.mp4": (FULL, "mp4", "opus", lambda n: ffmpeg(n, "-c:a", "libopus", "-b:a", "48k")),
     "mp4_flac.mp4": (FULL, "mp4", "flac", lambda n: ffmpeg(n, "-c:a", "flac", "-strict", "-2")),
     "mov_pcm.mov": (FULL, "mp4", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le")),
+    "mov_pcm_s24_be_stereo.mov": (FULL, "mp4", "pcm_s24be", lambda n: ffmpeg(n, *S48, "-c:a", "pcm_s24be")),
+    "mov_pcm_f32_faststart.mov":
+        (FULL, "mp4", "pcm_f32le", lambda n: ffmpeg(n, "-c:a", "pcm_f32le", "-movflags", "+faststart")),
+    "mov_alaw_8k.mov": (NARROW, "mp4", "pcm_alaw", lambda n: ffmpeg(n, *M8, "-c:a", "pcm_alaw")),
+    "mov_pcm_fragmented.mov":
+        (FULL, "mp4", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le", "-movflags",
+                                                    "frag_keyframe+empty_moov", "-frag_duration", "1000000")),
     "3gp_aac.3gp": (FULL, "mp4", "aac", lambda n: ffmpeg(n, "-c:a", "aac")),
     # Ogg
     "ogg_vorbis_16k.ogg": (FULL, "ogg", "vorbis", lambda n: ffmpeg(n, "-c:a", "libvorbis")),
@@ -252,6 +259,8 @@ MATRIX = {
     "amr_nb_5k.amr": (NARROW, "amr", "amr_nb", lambda n: sox(n, "-r", "8000", "-C", "1", "-t", "amr-nb")),
     # Video: the first audio track
     "video_mp4.mp4": (FULL, "mp4", "aac", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "aac")),
+    "video_mov_pcm_s16_stereo.mov":
+        (FULL, "mp4", "pcm_s16be", lambda n: with_video(n, *S44, "-c:v", "mpeg4", "-c:a", "pcm_s16be")),
     "video_mov_2_tracks.mov": (FULL, "mp4", "aac", two_tracks),
     "video_mpeg_ps.mpg": (FULL, "mpeg", "mp2", lambda n: with_video(n, *DVD, "-c:a", "mp2", "-f", "vob")),
     "video_mpeg1.mpeg":
