@@ -153,13 +153,8 @@ impl App {
                 }
             });
         }
-        let drained = stop.clone();
-        let serving =
-            axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
-        let serving = std::future::IntoFuture::into_future(serving);
-        tokio::pin!(serving);
-        let outcome = tokio::select! {
-            outcome = &mut serving => outcome,
+        tokio::select! {
+            () = http::serve(listener, router, http::HEAD_TIMEOUT, stop.clone()) => {}
             () = async {
                 stop.cancelled().await;
                 let began = Instant::now();
@@ -168,8 +163,8 @@ impl App {
                 }
                 // Answers still have to leave; connections kept alive do not.
                 tokio::time::sleep(Duration::from_millis(300)).await;
-            } => Ok(()),
-        };
+            } => {}
+        }
         let left = self.jobs.in_flight();
         if left > 0 {
             tracing::warn!(
@@ -178,7 +173,7 @@ impl App {
             );
         }
         self.jobs.registry().stop();
-        outcome.context("the listener broke")
+        Ok(())
     }
 }
 

@@ -9,6 +9,11 @@ mod hostile;
 mod matrix;
 #[path = "audio/shapes.rs"]
 mod shapes;
+#[allow(dead_code, reason = "shared with the tests of the server")]
+#[path = "server/support.rs"]
+mod support;
+#[path = "audio/transcribed.rs"]
+mod transcribed;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use whisper_backend_api::audio::{AudioError, UploadedAudio};
 use whisper_backend_api::config::Config;
-use whisper_backend_api::http::{AppState, router};
+use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, router, serve};
 use whisper_backend_api::jobs::{
     Busy, JobError, JobEvent, JobHandle, JobRunner, ModelInfo, Ticket, TranscribeOptions,
 };
@@ -257,7 +257,7 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = self.router.clone();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(serve(listener, router, HEAD_TIMEOUT, CancellationToken::new()));
         address
     }
 }
@@ -1657,5 +1657,5 @@ async fn serve_the_script() {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}"))
         .await
         .unwrap();
-    axum::serve(listener, plain().router).await.unwrap();
+    serve(listener, plain().router, HEAD_TIMEOUT, CancellationToken::new()).await;
 }

@@ -7,6 +7,7 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use symphonia::core::audio::Channels;
+use symphonia::core::codecs::audio::well_known as codecs;
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
@@ -53,7 +54,11 @@ pub(super) struct Blocks {
 #[derive(Debug)]
 pub(super) struct BlockReader {
     region: Region,
+    track_id: u32,
+    /// Bytes left of the stretch that is being read.
     left: u64,
+    /// Start and bytes of the stretches behind it.
+    stretches: std::vec::IntoIter<(u64, u64)>,
     position: u64,
     bytes_per_block: u64,
     frames_per_block: u64,
@@ -70,13 +75,35 @@ impl BlockReader {
             .max(1);
         Ok(Self {
             region,
+            track_id: 0,
             left: layout.bytes,
+            stretches: Vec::new().into_iter(),
             position: 0,
             bytes_per_block: blocks.bytes_per_block,
             frames_per_block: blocks.frames_per_block,
             blocks_per_packet,
             pad: blocks.frames_per_block > 1,
         })
+    }
+
+    /// Reads frames of `frame_bytes` each that lie in several stretches, as packets of `track_id`.
+    pub(super) fn of_stretches(
+        region: Region,
+        stretches: Vec<(u64, u64)>,
+        track_id: u32,
+        frame_bytes: u64,
+    ) -> Self {
+        Self {
+            region,
+            track_id,
+            left: 0,
+            stretches: stretches.into_iter(),
+            position: 0,
+            bytes_per_block: frame_bytes,
+            frames_per_block: 1,
+            blocks_per_packet: FRAMES_PER_PACKET.min(BYTES_PER_PACKET / frame_bytes).max(1),
+            pad: false,
+        }
     }
 
     /// Frames that are left.
@@ -86,6 +113,12 @@ impl BlockReader {
 
     /// The next packet; `None` at the end of the samples or of the file.
     pub(super) fn next_packet(&mut self) -> std::io::Result<Option<Packet>> {
+        if self.left < self.bytes_per_block
+            && let Some((start, bytes)) = self.stretches.next()
+        {
+            self.region.seek(SeekFrom::Start(start))?;
+            self.left = bytes;
+        }
         let wanted = self.left.min(self.blocks_per_packet * self.bytes_per_block);
         let mut data = Vec::with_capacity(wanted as usize);
         (&mut self.region).take(wanted).read_to_end(&mut data)?;
@@ -106,7 +139,7 @@ impl BlockReader {
         let start = i64::try_from(self.position).unwrap_or(i64::MAX);
         self.position = self.position.saturating_add(frames);
         Ok(Some(Packet::new(
-            0,
+            self.track_id,
             Timestamp::new(start),
             Duration::new(frames),
             data,
@@ -141,6 +174,26 @@ pub(super) fn layout_of(
             frames,
         }),
     }
+}
+
+/// Bytes of one frame of uncompressed sound; `None` for other codecs.
+pub(super) fn pcm_frame_bytes(params: &AudioCodecParameters) -> Option<u64> {
+    let sample_bytes = match params.codec {
+        codecs::CODEC_ID_PCM_U8
+        | codecs::CODEC_ID_PCM_S8
+        | codecs::CODEC_ID_PCM_ALAW
+        | codecs::CODEC_ID_PCM_MULAW => 1,
+        codecs::CODEC_ID_PCM_S16LE | codecs::CODEC_ID_PCM_S16BE => 2,
+        codecs::CODEC_ID_PCM_S24LE | codecs::CODEC_ID_PCM_S24BE => 3,
+        codecs::CODEC_ID_PCM_S32LE
+        | codecs::CODEC_ID_PCM_S32BE
+        | codecs::CODEC_ID_PCM_F32LE
+        | codecs::CODEC_ID_PCM_F32BE => 4,
+        codecs::CODEC_ID_PCM_F64LE | codecs::CODEC_ID_PCM_F64BE => 8,
+        _ => return None,
+    };
+    let channels = params.channels.as_ref()?.count() as u64;
+    (channels > 0).then_some(channels * sample_bytes)
 }
 
 /// Refuses what no limit needs to be known for.

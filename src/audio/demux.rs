@@ -1,5 +1,6 @@
 //! From a region of the upload to packets of one audio track.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +9,18 @@ use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
 use symphonia::core::codecs::audio::{AudioCodecParameters, CODEC_ID_NULL_AUDIO};
 use symphonia::core::errors::{Error as SymphoniaError, Result as SymphoniaResult};
 use symphonia::core::formats::{FormatOptions, FormatReader, Track};
-use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
+use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
 use super::amr::{self, AmrReader, Band};
-use super::blocks::{BlockReader, Kind};
+use super::blocks::{BlockReader, Kind, corrupt};
 use super::decoder::{Decoder, guard};
 use super::ffmpeg::Ffmpeg;
+use super::matroska::MatroskaReader;
 use super::mp4::{self, Edit};
+use super::mpeg::{self, Elementary, ElementaryStream};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
 use super::upload::UploadedAudio;
@@ -34,6 +37,9 @@ const MAX_FRAMES_PER_PACKET: u64 = 1 << 20;
 
 /// Opus counts in ticks of 1/48,000 s whatever it encodes (RFC 7845, section 4).
 const OPUS_CLOCK_HZ: u32 = 48_000;
+
+/// What a codec is called that has no name here.
+const UNKNOWN: &str = "unknown";
 
 /// What a recording is called that ffmpeg reads for us.
 const FFMPEG: &str = "ffmpeg";
@@ -74,6 +80,17 @@ impl Span {
     }
 }
 
+impl Edit {
+    /// What stands before the sound.
+    fn lead(&self) -> Span {
+        Span::per_second(self.start, self.timescale)
+    }
+
+    fn length(&self) -> Option<Span> {
+        Some(Span::per_second(self.duration?, self.timescale))
+    }
+}
+
 /// The chosen track.
 #[derive(Debug, Clone)]
 pub(super) struct ChosenTrack {
@@ -99,6 +116,7 @@ enum Demuxer {
     Format(Box<dyn FormatReader>),
     Blocks(BlockReader),
     Amr(AmrReader),
+    Matroska(MatroskaReader),
     Ffmpeg(Ffmpeg),
     /// Panicked.
     Dead,
@@ -130,10 +148,7 @@ impl Source {
                 limit_bytes: limits.max_metadata_bytes,
             }),
             Some(Err(error)) => Err(error),
-            None => Err(AudioError::Corrupt {
-                container: sniffed.name().to_owned(),
-                detail: "its header makes no sense".to_owned(),
-            }),
+            None => Err(corrupt(sniffed.name(), "its header makes no sense")),
         }
     }
 
@@ -181,6 +196,7 @@ impl Source {
             Demuxer::Format(reader) => reader.next_packet(),
             Demuxer::Blocks(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Amr(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            Demuxer::Matroska(reader) => reader.next_packet(),
             Demuxer::Ffmpeg(child) => child.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Dead => Ok(None),
         });
@@ -234,6 +250,10 @@ fn open(
             Some(layout) => layout,
             None => return open_format(region, len, container, name, limits, meter),
         },
+        Container::MpegProgram | Container::MpegTransport => {
+            return open_elementary(region, container, limits, meter);
+        }
+        Container::Matroska => return open_matroska(region, len, name, limits, meter),
         Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
         Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
         _ => return open_format(region, len, container, name, limits, meter),
@@ -304,6 +324,37 @@ fn open_amr(
     ))
 }
 
+fn open_matroska(
+    region: Region,
+    len: u64,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let mut reader = MatroskaReader::open(region, len, name, limits.max_tracks)?;
+    let chosen = choose_track(&reader.tracks(), &reader.edits(), name, limits);
+    let (track, decoder) = chosen.map_err(|error| match (error, reader.codec_name()) {
+        (AudioError::UnsupportedCodec { container, codec }, Some(name)) if codec == UNKNOWN => {
+            AudioError::UnsupportedCodec {
+                container,
+                codec: name.to_owned(),
+            }
+        }
+        (error, _) => error,
+    })?;
+    reader.choose(track.id);
+    let demuxer = Demuxer::Matroska(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
+}
+
 /// Opens one of Symphonia's readers; `name` is what the outermost container is called.
 fn open_format(
     mut region: Region,
@@ -313,18 +364,92 @@ fn open_format(
     limits: &AudioLimits,
     meter: &Arc<Meter>,
 ) -> Result<(Source, Decoder), AudioError> {
-    let edits = if container == Container::Mp4 {
-        let end = mp4::declared_end(&mut region, len);
-        region.declare_end(end);
-        mp4::read_edits(&mut region, len)
-    } else {
-        Vec::new()
+    if container == Container::Mp4 {
+        return open_mp4(region, len, name, limits, meter);
+    }
+    region.rewind();
+    open_source(Box::new(region), &[], container, name, limits, meter)
+}
+
+fn open_mp4(
+    mut region: Region,
+    len: u64,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let end = mp4::declared_end(&mut region, len);
+    region.declare_end(end);
+    let movie = mp4::read_movie(&mut region, len);
+    let edits = movie.edits();
+    let Some(sound) = movie.uncompressed(&mut region) else {
+        region.rewind();
+        return open_source(Box::new(region), &edits, Container::Mp4, name, limits, meter);
     };
-    let reader = make_reader(region, container).map_err(|error| AudioError::Corrupt {
+    check_tracks(movie.tracks.len(), limits)?;
+    check_params(&sound.params, name, limits)?;
+    let decoder = Decoder::new(&sound.params).map_err(|_| AudioError::UnsupportedCodec {
         container: name.to_owned(),
-        detail: error.to_string(),
+        codec: names::codec(sound.params.codec),
     })?;
-    let (track, decoder) = choose_track(reader.tracks(), &edits, name, limits)?;
+    let rate_hz = sound.params.sample_rate.unwrap_or(1);
+    let bytes: u64 = sound.chunks.iter().map(|(_, bytes)| bytes).sum();
+    let frames = bytes / sound.frame_bytes;
+    let edit = edits.iter().find(|edit| edit.track_id == sound.track_id);
+    let track = ChosenTrack {
+        id: sound.track_id,
+        params: sound.params,
+        time_base: TimeBase::try_from_recip(rate_hz),
+        duration: Duration::try_from_secs_f64(frames as f64 / f64::from(rate_hz)).ok(),
+        lead: edit.map(Edit::lead),
+        length: edit.and_then(Edit::length),
+    };
+    let reader = BlockReader::of_stretches(region, sound.chunks, track.id, sound.frame_bytes);
+    let demuxer = Demuxer::Blocks(reader);
+    Ok((
+        Source {
+            demuxer,
+            container: name,
+            track,
+            meter: Arc::clone(meter),
+        },
+        decoder,
+    ))
+}
+
+/// The sound of an MPEG stream, as the file it would be by itself.
+fn open_elementary(
+    mut region: Region,
+    container: Container,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let name = container.name();
+    let mut stream = if container == Container::MpegProgram {
+        ElementaryStream::program(region)
+    } else {
+        let mut head = [0; 1024];
+        let filled = region.read(&mut head)?;
+        let shape = mpeg::transport_shape(&head[..filled]).ok_or_else(|| corrupt(name, "no packets"))?;
+        ElementaryStream::transport(region, shape)
+    };
+    let kind = match stream.find(name)? {
+        Elementary::Mpeg => Container::Mpeg,
+        Elementary::Adts => Container::Adts,
+    };
+    open_source(Box::new(stream), &[], kind, name, limits, meter)
+}
+
+fn open_source(
+    source: Box<dyn MediaSource>,
+    edits: &[Edit],
+    container: Container,
+    name: &'static str,
+    limits: &AudioLimits,
+    meter: &Arc<Meter>,
+) -> Result<(Source, Decoder), AudioError> {
+    let reader = make_reader(source, container).map_err(|error| corrupt(name, &error.to_string()))?;
+    let (track, decoder) = choose_track(reader.tracks(), edits, name, limits)?;
     let demuxer = Demuxer::Format(reader);
     Ok((
         Source {
@@ -337,9 +462,8 @@ fn open_format(
     ))
 }
 
-fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
-    region.rewind();
-    let mut stream = MediaSourceStream::new(Box::new(region), MediaSourceStreamOptions::default());
+fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
+    let mut stream = MediaSourceStream::new(source, MediaSourceStreamOptions::default());
     let options = FormatOptions::default();
     Ok(match container {
         Container::Caf => Box::new(formats::CafReader::try_new(stream, options)?),
@@ -352,11 +476,13 @@ fn make_reader(mut region: Region, container: Container) -> SymphoniaResult<Box<
             Box::new(formats::IsoMp4Reader::try_new(stream, options)?)
         }
         Container::Ogg => Box::new(formats::OggReader::try_new(stream, options)?),
-        Container::Matroska => Box::new(formats::MkvReader::try_new(stream, options)?),
         Container::Wav
         | Container::Wave64
         | Container::Au
         | Container::Aiff
+        | Container::Matroska
+        | Container::MpegProgram
+        | Container::MpegTransport
         | Container::AmrNarrow
         | Container::AmrWide => return Err(SymphoniaError::Unsupported("read by hand")),
     })
@@ -369,19 +495,14 @@ fn choose_track(
     container: &str,
     limits: &AudioLimits,
 ) -> Result<(ChosenTrack, Decoder), AudioError> {
-    if tracks.len() > limits.max_tracks {
-        return Err(AudioError::Tracks {
-            found: tracks.len(),
-            limit: limits.max_tracks,
-        });
-    }
+    check_tracks(tracks.len(), limits)?;
     let mut refused = None;
     for track in tracks {
         let Some(CodecParameters::Audio(params)) = &track.codec_params else {
             continue;
         };
         if params.codec == CODEC_ID_NULL_AUDIO {
-            refused.get_or_insert_with(|| "unknown".to_owned());
+            refused.get_or_insert_with(|| UNKNOWN.to_owned());
             continue;
         }
         check_params(params, container, limits)?;
@@ -403,10 +524,8 @@ fn choose_track(
             params,
             time_base: track.time_base,
             duration,
-            lead: edit
-                .map(|edit| Span::per_second(edit.start, edit.timescale))
-                .or(pre_skip),
-            length: edit.and_then(|edit| Some(Span::per_second(edit.duration?, edit.timescale))),
+            lead: edit.map(Edit::lead).or(pre_skip),
+            length: edit.and_then(Edit::length),
         };
         return Ok((chosen, decoder));
     }
@@ -417,7 +536,7 @@ fn choose_track(
         None if tracks.iter().any(|track| track.track_type().is_none()) => {
             Err(AudioError::UnsupportedCodec {
                 container,
-                codec: "unknown".to_owned(),
+                codec: UNKNOWN.to_owned(),
             })
         }
         None => Err(AudioError::NoAudioTrack { container }),
@@ -456,6 +575,16 @@ fn check_params(
         return Err(AudioError::Corrupt {
             container: container.to_owned(),
             detail: "its packets claim absurd lengths".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_tracks(count: usize, limits: &AudioLimits) -> Result<(), AudioError> {
+    if count > limits.max_tracks {
+        return Err(AudioError::Tracks {
+            found: count,
+            limit: limits.max_tracks,
         });
     }
     Ok(())

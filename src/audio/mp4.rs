@@ -1,4 +1,5 @@
-//! What Symphonia leaves out of MP4 headers: where the sound starts and ends inside the samples.
+//! What Symphonia leaves out of MP4 headers: where the sound starts and ends inside the samples. For uncompressed
+//! sound see [`super::mp4_pcm`].
 //!
 //! Encoders put a frame or two of priming before the sound and padding behind it. The edit list says how much
 //! (ISO 14496-12, 8.6.6), or a tag that iTunes writes.
@@ -25,12 +26,9 @@ pub(super) struct Edit {
     pub(super) duration: Option<u64>,
 }
 
-/// Reads the edits of all tracks; whatever makes no sense is left out.
-pub(super) fn read_edits(region: &mut Region, len: u64) -> Vec<Edit> {
-    let mut reader = Reader {
-        region,
-        boxes_left: MAX_BOXES,
-    };
+/// Reads what the index says of all tracks; whatever makes no sense is left out.
+pub(super) fn read_movie(region: &mut Region, len: u64) -> Movie {
+    let mut reader = Reader::new(region);
     let mut movie = Movie::default();
     let _ = reader.walk(0, len, &mut |reader, kind, start, end| {
         if kind == *b"moov" {
@@ -39,15 +37,12 @@ pub(super) fn read_edits(region: &mut Region, len: u64) -> Vec<Edit> {
         }
         Some(())
     });
-    movie.edits()
+    movie
 }
 
 /// Where the last box on the top level ends by its own word: beyond `len` when the file was cut off.
 pub(super) fn declared_end(region: &mut Region, len: u64) -> u64 {
-    let mut reader = Reader {
-        region,
-        boxes_left: MAX_BOXES,
-    };
+    let mut reader = Reader::new(region);
     let mut at = 0_u64;
     for _ in 0..MAX_BOXES {
         if at >= len {
@@ -69,24 +64,35 @@ pub(super) fn declared_end(region: &mut Region, len: u64) -> u64 {
     at.max(len)
 }
 
-#[derive(Default)]
-struct Movie {
+/// The index of a file.
+#[derive(Debug, Default)]
+pub(super) struct Movie {
     timescale: u32,
-    tracks: Vec<Track>,
+    pub(super) tracks: Vec<Track>,
     /// Frames of priming, frames of padding, frames of sound, by iTunes.
     gapless: Option<(u64, u64, u64)>,
 }
 
-#[derive(Default, Clone, Copy)]
-struct Track {
-    id: u32,
-    timescale: u32,
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Track {
+    pub(super) id: u32,
+    pub(super) timescale: u32,
+    /// What it is: `soun`, `vide`.
+    pub(super) handler: [u8; 4],
+    /// Where the contents of these tables start: descriptions, samples a chunk, sizes, offsets of 32 and of 64
+    /// bits.
+    pub(super) stsd: Option<u64>,
+    pub(super) stsc: Option<u64>,
+    pub(super) stsz: Option<u64>,
+    pub(super) stco: Option<u64>,
+    pub(super) co64: Option<u64>,
     /// Ticks of the movie's clock, ticks of the track's.
     edit: Option<(u64, u64)>,
 }
 
 impl Movie {
-    fn edits(&self) -> Vec<Edit> {
+    /// What is to be heard of each track.
+    pub(super) fn edits(&self) -> Vec<Edit> {
         let with_clock = self.tracks.iter().filter(|track| track.timescale > 0);
         with_clock
             .filter_map(|track| {
@@ -113,16 +119,24 @@ impl Movie {
     }
 }
 
-struct Reader<'a> {
+/// Reads boxes, some of them at most.
+pub(super) struct Reader<'a> {
     region: &'a mut Region,
     boxes_left: usize,
 }
 
-type Visit<'v> = &'v mut dyn FnMut(&mut Reader<'_>, [u8; 4], u64, u64) -> Option<()>;
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&mut Reader<'_>, [u8; 4], u64, u64) -> Option<()>;
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(region: &'a mut Region) -> Self {
+        Self {
+            region,
+            boxes_left: MAX_BOXES,
+        }
+    }
+
     /// Calls `visit` with type, start and end of the content of each box; `None` from it ends the walk.
-    fn walk(&mut self, mut at: u64, end: u64, visit: Visit<'_>) -> Option<()> {
+    pub(super) fn walk(&mut self, mut at: u64, end: u64, visit: Visit<'_>) -> Option<()> {
         while end.saturating_sub(at) >= 8 {
             self.boxes_left = self.boxes_left.checked_sub(1)?;
             let header = self.bytes::<8>(at)?;
@@ -167,11 +181,19 @@ impl Reader<'_> {
                     let wide = reader.bytes::<1>(start)?[0] == 1;
                     track.id = reader.number(start + if wide { 20 } else { 12 })?;
                 }
-                b"edts" | b"mdia" => {
+                b"edts" | b"mdia" | b"minf" | b"stbl" => {
                     let _ = reader.track(start, end, track);
                 }
                 b"mdhd" => track.timescale = reader.timescale(start).unwrap_or(0),
                 b"elst" => track.edit = reader.edit_list(start),
+                b"hdlr" if track.handler == [0; 4] => {
+                    track.handler = reader.bytes(start + 8).unwrap_or_default();
+                }
+                b"stsd" => track.stsd = Some(start),
+                b"stsc" => track.stsc = Some(start),
+                b"stsz" => track.stsz = Some(start),
+                b"stco" => track.stco = Some(start),
+                b"co64" => track.co64 = Some(start),
                 _ => {}
             }
             Some(())
@@ -255,17 +277,17 @@ impl Reader<'_> {
         text.filter(|_| named)
     }
 
-    fn number(&mut self, at: u64) -> Option<u32> {
+    pub(super) fn number(&mut self, at: u64) -> Option<u32> {
         self.bytes(at).map(u32::from_be_bytes)
     }
 
-    fn bytes<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
+    pub(super) fn bytes<const N: usize>(&mut self, at: u64) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.fill(at, &mut bytes)?;
         Some(bytes)
     }
 
-    fn fill(&mut self, at: u64, bytes: &mut [u8]) -> Option<()> {
+    pub(super) fn fill(&mut self, at: u64, bytes: &mut [u8]) -> Option<()> {
         self.region.seek(SeekFrom::Start(at)).ok()?;
         self.region.read_exact(bytes).ok()
     }

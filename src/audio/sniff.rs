@@ -1,7 +1,7 @@
 //! What a file is, from its bytes; its name decides only where they do not.
 
-use super::AudioError;
 use super::upload::UploadedAudio;
+use super::{AudioError, mpeg};
 
 /// How far into the file a signature is searched for when none stands at its start.
 const SEARCH_BYTES: usize = 1 << 20;
@@ -40,6 +40,10 @@ pub enum Container {
     Ogg,
     /// Matroska and WebM.
     Matroska,
+    /// MPEG program stream.
+    MpegProgram,
+    /// MPEG transport stream.
+    MpegTransport,
     /// AMR narrow band.
     AmrNarrow,
     /// AMR wide band.
@@ -61,6 +65,8 @@ impl Container {
             Self::Mp4 => "mp4",
             Self::Ogg => "ogg",
             Self::Matroska => "matroska",
+            Self::MpegProgram => "mpeg",
+            Self::MpegTransport => "mpegts",
             Self::AmrNarrow | Self::AmrWide => "amr",
         }
     }
@@ -100,6 +106,12 @@ pub(super) fn sniff(upload: &mut UploadedAudio) -> Result<Sniffed, AudioError> {
     }
     if let Some(container) = frames(&head, CONFIRMING_FRAMES) {
         return Ok(Sniffed { container, offset });
+    }
+    if mpeg::transport_shape(&head).is_some() {
+        return Ok(Sniffed {
+            container: Container::MpegTransport,
+            offset,
+        });
     }
 
     if head.len() == HEAD_BYTES {
@@ -179,6 +191,9 @@ fn signature(head: &[u8]) -> Option<Container> {
     if at(0, &[0x1a, 0x45, 0xdf, 0xa3]) {
         return Some(Container::Matroska);
     }
+    if at(0, b"\0\0\x01\xba") {
+        return Some(Container::MpegProgram);
+    }
     if at(0, super::amr::NARROW_MAGIC) {
         return Some(Container::AmrNarrow);
     }
@@ -209,7 +224,6 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         (0, b".RMF", "realmedia"),
         (0, b".ra\xfd", "realaudio"),
         (0, b"FLV\x01", "flv"),
-        (0, b"\0\0\x01\xba", "mpeg-ps"),
         (0, b"wvpk", "wavpack"),
         (0, b"MAC ", "monkey's audio"),
         (0, b"MPCK", "musepack"),
@@ -229,17 +243,10 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         (8, b"WEBP", "webp"),
         (8, b"8SVX", "8svx"),
     ];
-    let known = SIGNATURES
+    SIGNATURES
         .iter()
         .find(|(offset, bytes, _)| head.get(*offset..offset + bytes.len()) == Some(*bytes))
-        .map(|(_, _, name)| *name);
-    // ISO 13818-1: packets of 188 bytes, each with this first byte.
-    let transport_stream = || {
-        (0..4)
-            .all(|packet| head.get(packet * 188) == Some(&0x47))
-            .then_some("mpeg-ts")
-    };
-    known.or_else(transport_stream)
+        .map(|(_, _, name)| *name)
 }
 
 /// Whether a name that [`foreign`] gave is one of sound or film.

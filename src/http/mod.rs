@@ -15,6 +15,7 @@ mod form;
 mod models;
 mod openapi;
 mod render;
+mod serve;
 mod stream;
 mod transcriptions;
 
@@ -34,6 +35,7 @@ pub use error::{ApiError, ErrorBody, ErrorObject, Family, Retry, Wire};
 pub use fields::{Presentation, ResponseFormat};
 pub use form::TranscriptionRequest;
 pub use render::rendered;
+pub use serve::{HEAD_TIMEOUT, serve};
 
 use crate::config::Config;
 use crate::jobs::JobRunner;

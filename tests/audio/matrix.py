@@ -106,6 +106,15 @@ def with_video(name, *args):
     run(*FF, "-f", "lavfi", "-i", "testsrc=size=160x120:rate=10", "-i", CLIP, "-shortest", *args, name)
 
 
+def camera_stream(name):
+    """A transport stream with a time code before each packet, as camcorders write them."""
+    plain = name + ".ts"
+    with_video(plain, *DVD, "-c:a", "libmp3lame", "-f", "mpegts")
+    data = read(plain)
+    os.remove(plain)
+    write(name, b"".join(b"\0\0\0\0" + data[at:at + 188] for at in range(0, len(data), 188)))
+
+
 def two_tracks(name):
     """Silence in the second track: only the first may be heard."""
     run(*FF, "-i", CLIP, "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-map", "0:a", "-map", "1:a",
@@ -126,6 +135,7 @@ def piped_wav(name):
 S44 = ("-ar", "44100", "-ac", "2")
 S48 = ("-ar", "48000", "-ac", "2")
 M8 = ("-ar", "8000")
+DVD = (*S48, "-r", "25", "-c:v", "mpeg2video")
 
 # file name → (least correlation, container, codec, how)
 MATRIX = {
@@ -217,6 +227,13 @@ MATRIX = {
     "mp4_opus.mp4": (FULL, "mp4", "opus", lambda n: ffmpeg(n, "-c:a", "libopus", "-b:a", "48k")),
     "mp4_flac.mp4": (FULL, "mp4", "flac", lambda n: ffmpeg(n, "-c:a", "flac", "-strict", "-2")),
     "mov_pcm.mov": (FULL, "mp4", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le")),
+    "mov_pcm_s24_be_stereo.mov": (FULL, "mp4", "pcm_s24be", lambda n: ffmpeg(n, *S48, "-c:a", "pcm_s24be")),
+    "mov_pcm_f32_faststart.mov":
+        (FULL, "mp4", "pcm_f32le", lambda n: ffmpeg(n, "-c:a", "pcm_f32le", "-movflags", "+faststart")),
+    "mov_alaw_8k.mov": (NARROW, "mp4", "pcm_alaw", lambda n: ffmpeg(n, *M8, "-c:a", "pcm_alaw")),
+    "mov_pcm_fragmented.mov":
+        (FULL, "mp4", "pcm_s16le", lambda n: ffmpeg(n, "-c:a", "pcm_s16le", "-movflags",
+                                                    "frag_keyframe+empty_moov", "-frag_duration", "1000000")),
     "3gp_aac.3gp": (FULL, "mp4", "aac", lambda n: ffmpeg(n, "-c:a", "aac")),
     # Ogg
     "ogg_vorbis_16k.ogg": (FULL, "ogg", "vorbis", lambda n: ffmpeg(n, "-c:a", "libvorbis")),
@@ -242,7 +259,14 @@ MATRIX = {
     "amr_nb_5k.amr": (NARROW, "amr", "amr_nb", lambda n: sox(n, "-r", "8000", "-C", "1", "-t", "amr-nb")),
     # Video: the first audio track
     "video_mp4.mp4": (FULL, "mp4", "aac", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "aac")),
+    "video_mov_pcm_s16_stereo.mov":
+        (FULL, "mp4", "pcm_s16be", lambda n: with_video(n, *S44, "-c:v", "mpeg4", "-c:a", "pcm_s16be")),
     "video_mov_2_tracks.mov": (FULL, "mp4", "aac", two_tracks),
+    "video_mpeg_ps.mpg": (FULL, "mpeg", "mp2", lambda n: with_video(n, *DVD, "-c:a", "mp2", "-f", "vob")),
+    "video_mpeg1.mpeg":
+        (FULL, "mpeg", "mp2", lambda n: with_video(n, *S48, "-r", "25", "-c:v", "mpeg1video", "-f", "mpeg")),
+    "video_ts_aac.ts": (FULL, "mpegts", "aac", lambda n: with_video(n, *DVD, "-c:a", "aac", "-f", "mpegts")),
+    "video_m2ts_mp3.mts": (FULL, "mpegts", "mp3", camera_stream),
     "video_webm.webm": (FULL, "matroska", "opus", lambda n: with_video(n, "-c:v", "libvpx", "-c:a", "libopus")),
     "video_mkv.mkv": (FULL, "matroska", "mp3", lambda n: with_video(n, "-c:v", "mpeg4", "-c:a", "libmp3lame")),
 }

@@ -282,6 +282,7 @@ fn damage_in_the_middle_costs_only_the_middle() {
         "aac_adts_44100_stereo.aac",
         "ogg_opus_voip.opus",
         "flac_16.flac",
+        "webm_opus.webm",
     ] {
         let encoding = encodings
             .iter()
@@ -383,6 +384,86 @@ fn resampling_is_as_good_as_sox_at_its_best() {
             println!("{rate:>6} Hz {kind:6}: {decibels:5.1} dB above its difference from sox");
             assert!(decibels > 40.0, "{rate} Hz {kind}: {decibels:.1} dB");
         }
+    }
+}
+
+/// Strength of a tone in `samples` of 16 kHz, in decibels relative to full scale.
+fn level_of(samples: &[f32], hertz: f64) -> f64 {
+    let (mut sine, mut cosine) = (0.0, 0.0);
+    // A Hann window keeps what is left at other frequencies out.
+    let count = samples.len() as f64;
+    for (index, sample) in samples.iter().enumerate() {
+        let window = 1.0 - (std::f64::consts::TAU * index as f64 / count).cos();
+        let angle = std::f64::consts::TAU * hertz * index as f64 / 16_000.0;
+        sine += f64::from(*sample) * window * angle.sin();
+        cosine += f64::from(*sample) * window * angle.cos();
+    }
+    20.0 * (2.0 * sine.hypot(cosine) / count).log10()
+}
+
+#[test]
+fn tones_keep_their_strength_and_those_above_the_band_are_gone() {
+    if matrix::encodings().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    for rate in [8_000_u32, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000] {
+        let half = f64::from(rate.min(16_000)) / 2.0;
+        let mut lines = Vec::new();
+        // Within the band; then above it, where a mirror image below 8 kHz would be heard.
+        for part in [0.02, 0.25, 0.5, 0.75, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5] {
+            let hertz = (half * part).round();
+            if hertz >= f64::from(rate) / 2.0 {
+                continue;
+            }
+            sox(&[
+                "-n",
+                "-r",
+                &rate.to_string(),
+                "-b",
+                "32",
+                "-e",
+                "float",
+                &path("tone.wav"),
+                "synth",
+                "2",
+                "sine",
+                &hertz.to_string(),
+                "gain",
+                "-6",
+            ]);
+            sox(&[
+                &path("tone.wav"),
+                "-r",
+                "16000",
+                "-e",
+                "float",
+                "-b",
+                "32",
+                &path("theirs.wav"),
+                "rate",
+                "-v",
+            ]);
+            let level = |name: &str| {
+                let samples = decode_path(Path::new(&path(name))).unwrap();
+                let inner = &samples[1_600..samples.len() - 1_600];
+                let heard = if hertz < 8_000.0 { hertz } else { 16_000.0 - hertz };
+                // The tone was made 6 dB below full scale.
+                level_of(inner, heard) + 6.0
+            };
+            let (ours, theirs) = (level("tone.wav"), level("theirs.wav"));
+            lines.push(format!("{hertz:6} Hz {ours:7.2} {theirs:7.2}"));
+            if part < 0.92 {
+                assert!(
+                    ours.abs() < 0.1,
+                    "{rate} Hz: a tone of {hertz} Hz at {ours:.2} dB"
+                );
+            } else if part > 1.08 {
+                assert!(ours < -80.0, "{rate} Hz: an image of {hertz} Hz at {ours:.1} dB");
+            }
+        }
+        println!("{rate} Hz, ours and sox, dB:\n{}", lines.join("\n"));
     }
 }
 

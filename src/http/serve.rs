@@ -1,0 +1,131 @@
+//! Connections: who comes in, and how long a request may take to say what it is.
+//!
+//! `axum::serve` waits for the head of a request for ever; a few hundred connections that send a byte a minute would
+//! take all the files this process may open. Bodies have their own watch in [`super::drain`].
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for a complete request head, also of a connection that is kept alive between two requests. Longer
+/// than the clients of our examples keep theirs (5 s for `openai` in Python, 4 s in Node, 60 s behind nginx).
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Serves until `stop` fires, then ends idle connections at once and the others behind their answer.
+pub async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    head_timeout: Duration,
+    stop: CancellationToken,
+) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    let graceful = GracefulShutdown::new();
+    loop {
+        // Goes on after errors by itself, with a pause when no more files can be opened.
+        let (stream, _) = tokio::select! {
+            accepted = Listener::accept(&mut listener) => accepted,
+            () = stop.cancelled() => break,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A server that answers after `pause`, and its token.
+    async fn start(
+        head_timeout: Duration,
+        pause: Duration,
+    ) -> (
+        std::net::SocketAddr,
+        CancellationToken,
+        tokio::task::JoinHandle<()>,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = move || async move {
+            tokio::time::sleep(pause).await;
+            "here"
+        };
+        let router = Router::new().route("/", get(answer));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, router, head_timeout, stop.clone()));
+        (address, stop, serving)
+    }
+
+    #[tokio::test]
+    async fn a_head_that_never_ends_ends_the_connection() {
+        let (address, stop, serving) = start(Duration::from_millis(200), Duration::ZERO).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-").await.unwrap();
+        let (mut read, mut write) = slow.into_split();
+        let drip = tokio::spawn(async move {
+            while write.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        // Without the timeout these would wait for ever.
+        let mut rest = Vec::new();
+        let _ = read.read_to_end(&mut rest).await;
+        assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+        drip.await.unwrap();
+        let _ = silent.read_to_end(&mut rest).await;
+        // Others are served as before.
+        let mut good = TcpStream::connect(address).await.unwrap();
+        good.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        good.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("here"),
+            "{answer}"
+        );
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_takes_longer_than_a_head_may_and_a_stop_waits_for_it() {
+        let (address, stop, serving) = start(Duration::from_millis(100), Duration::from_millis(600)).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        let mut busy = TcpStream::connect(address).await.unwrap();
+        busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stop.cancel();
+        let mut answer = String::new();
+        busy.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("here"), "{answer}");
+        let mut rest = Vec::new();
+        let _ = idle.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
+        serving.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "it still listens");
+    }
+}

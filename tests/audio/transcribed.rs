@@ -1,0 +1,60 @@
+//! Every encoding of `matrix.py`, through a running server with a real model.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::matrix;
+use super::support::{JFK, with_model, words};
+
+/// Word errors forgiven where the recording has lost half its band or is coded at five kilobits a second.
+const FORGIVEN: usize = 2;
+
+#[test]
+fn every_encoding_is_transcribed_right() {
+    let Some(encodings) = matrix::encodings() else {
+        return;
+    };
+    let server = with_model("tiny.en", "").start();
+    let expected = words(JFK);
+    let mut failures = Vec::new();
+    for encoding in encodings {
+        let name = encoding.path.file_name().unwrap().to_string_lossy().into_owned();
+        // Each is sent as `clip.wav`: what it is, its bytes say.
+        let (status, body) = server.post(&fs::read(&encoding.path).unwrap(), &[("language", "en")]);
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let heard = words(body["text"].as_str().unwrap_or_default());
+        let errors = word_errors(&expected, &heard);
+        println!("{name:32} {status} {errors} word errors");
+        let forgiven = if encoding.is_narrow() { FORGIVEN } else { 0 };
+        if status != 200 || errors > forgiven {
+            failures.push(format!("{name}: {status} {body}"));
+        }
+    }
+    let said = server.said();
+    assert!(
+        !said.contains("clip.wav"),
+        "an upload's name is in the log:\n{said}"
+    );
+    assert!(
+        failures.is_empty(),
+        "{} of {}:\n{}",
+        failures.len(),
+        encodings.len(),
+        failures.join("\n")
+    );
+}
+
+/// Words to insert, delete or replace (Levenshtein).
+fn word_errors(expected: &[String], heard: &[String]) -> usize {
+    let mut row: Vec<usize> = (0..=heard.len()).collect();
+    for (index, word) in expected.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, other) in heard.iter().enumerate() {
+            let replaced = diagonal + usize::from(word != other);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[heard.len()]
+}
