@@ -406,10 +406,12 @@ fn the_sentences_are_these() {
     let mut text = String::new();
     for (situation, Machine(facts, engine), ..) in rows() {
         let advice = advise(&facts, &engine);
-        text.push_str(&format!("# {situation}\n"));
+        text.extend(["# ", situation, "\n"]);
         for one in &advice {
             for words in [&one.cause, &one.remedy] {
-                text.push_str(&format!("  {}\n  {}\n", words.en, words.ja));
+                for sentence in [&words.en, &words.ja] {
+                    text.extend(["  ", sentence.as_ref(), "\n"]);
+                }
             }
         }
     }
