@@ -64,5 +64,5 @@ if(GGML_CUDA)
 endif()
 
 if(PROJECT_NAME STREQUAL "ggml")
-    include("${CMAKE_CURRENT_LIST_DIR}/amx.cmake")
+    include("${CMAKE_CURRENT_LIST_DIR}/weights.cmake")
 endif()
