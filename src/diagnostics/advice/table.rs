@@ -373,6 +373,10 @@ fn rows() -> Vec<Row> {
         ("memory full with a selector that was right",
             vulkan().variable("GGML_VK_VISIBLE_DEVICES", "0").log("alloc_tensor_range: failed to allocate Vulkan0 buffer of size 77107200"),
             &["gpu-out-of-memory"], "slots = 1"),
+        ("engine on lavapipe, chosen by hand, was killed",
+            built(&[Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "0")
+                .engine(|engine| engine.fallbacks.push(Fallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
+            &["gpu-engine-died"], "RUST_LOG=debug"),
         ("all is well", cuda().engine(|engine| engine.actual = Some(ActualDevice {
             gpu: true, backend: "CUDA".to_owned(), name: "NVIDIA RTX 4090".to_owned(), ..ActualDevice::default()
         })), &[], ""),

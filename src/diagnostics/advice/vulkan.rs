@@ -4,6 +4,10 @@ use super::{Findings, Package, Text, Vendor};
 use crate::diagnostics::probe::NvidiaSmi;
 
 pub(super) fn vulkan(found: &mut Findings<'_>) {
+    // An engine was on the GPU and failed there: nothing that leads to it is missing.
+    if !found.engine.fallbacks.is_empty() {
+        return;
+    }
     if loader(found) {
         return;
     }
@@ -253,8 +257,8 @@ fn device_files(found: &mut Findings<'_>) -> bool {
 
 /// ggml counts all Vulkan devices, software ones too, and takes a wrong selector for "none".
 fn selectors(found: &mut Findings<'_>) {
-    // An engine that started on the device, or tried to put weights there, was led to it by the selector.
-    if !found.list.is_empty() || !found.engine.fallbacks.is_empty() {
+    // An engine that tried to put weights there was led to it by the selector.
+    if found.list.iter().any(|advice| advice.id == "gpu-out-of-memory") {
         return;
     }
     let Some(value) = found.facts.variable("GGML_VK_VISIBLE_DEVICES").map(str::to_owned) else {
