@@ -22,15 +22,21 @@ const RATES_HZ: [u32; 13] = [
     96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350,
 ];
 
-/// Symphonia's decoder, where it will do.
+/// Symphonia's decoder, where the header says enough to be sure that it will do.
 pub(super) fn simple(params: &AudioCodecParameters) -> Option<Box<dyn AudioDecoder>> {
-    let rate_hz = params.sample_rate?;
+    (params.sample_rate? > MAX_HIDDEN_SBR_HZ)
+        .then(|| plain(params))
+        .flatten()
+}
+
+/// Symphonia's decoder for AAC-LC; HE-AAC that hides behind such a header loses half its band in it.
+pub(super) fn plain(params: &AudioCodecParameters) -> Option<Box<dyn AudioDecoder>> {
     let object_type = params
         .extra_data
         .as_ref()
         .and_then(|config| config.first())
         .map_or(2, |byte| byte >> 3);
-    if object_type != 2 || rate_hz <= MAX_HIDDEN_SBR_HZ {
+    if object_type != 2 {
         return None;
     }
     AacDecoder::try_registry_new(params, &AudioDecoderOptions::default()).ok()

@@ -23,13 +23,6 @@ pub(super) struct Encoding {
     codec: String,
 }
 
-impl Encoding {
-    /// Whether its source is one of 8 kHz.
-    pub(super) fn is_narrow(&self) -> bool {
-        self.least_correlation < 0.99
-    }
-}
-
 /// The encodings; `None`, said aloud, where the tools are missing and nobody insists.
 pub(super) fn encodings() -> Option<&'static [Encoding]> {
     static MADE: OnceLock<Option<Vec<Encoding>>> = OnceLock::new();
