@@ -158,6 +158,55 @@ fn a_hung_window_is_killed_and_runs_again() {
     assert_eq!(server.json("/stats")["engine"]["watchdog_kills"], 1);
 }
 
+/// The clip on the left, and again on the right 13 s later: a call with a speaker on each side.
+#[test]
+fn each_side_of_a_call_is_transcribed_by_itself_on_one_clock() {
+    let clip = fixture("jfk.wav");
+    let silence = vec![0; 13 * 32_000];
+    let left = [&clip[44..], &silence].concat();
+    let right = [&silence, &clip[44..]].concat();
+    let sides = left.chunks_exact(2).zip(right.chunks_exact(2));
+    let call: Vec<u8> = sides.flat_map(|(l, r)| [l, r].concat()).collect();
+    let mut file = wav(&call);
+    file[22] = 2; // channels
+    file[28..32].copy_from_slice(&64_000_u32.to_le_bytes());
+    file[32] = 4; // bytes of a frame
+
+    let server = with_model("tiny.en", "").start();
+    let body = server.transcript(
+        &file,
+        &[("response_format", "verbose_json"), ("separate_channels", "true")],
+    );
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    let side = |channel: u64| {
+        let segments = answer["segments"].as_array().unwrap().iter();
+        segments.filter(move |s| s["channel"] == channel)
+    };
+    for channel in [0, 1] {
+        let said: String = side(channel).map(|s| s["text"].as_str().unwrap()).collect();
+        assert!(said.contains("fellow Americans"), "{body}");
+    }
+    assert!(side(0).all(|s| s["end"].as_f64().unwrap() < 12.5), "{body}");
+    assert!(side(1).all(|s| s["start"].as_f64().unwrap() > 12.5), "{body}");
+}
+
+#[test]
+fn a_held_chord_is_answered_with_no_words() {
+    let server = with_model("tiny.en", "").start();
+    let chord: Vec<u8> = (0..160_000)
+        .map(|i| f64::from(i) / 16_000.0 * std::f64::consts::TAU)
+        .map(|t| {
+            [261.63, 329.63, 392.0]
+                .map(|hertz| (t * hertz).sin())
+                .iter()
+                .sum::<f64>()
+        })
+        .flat_map(|value| ((value * 5_000.0) as i16).to_le_bytes())
+        .collect();
+    let answer: Value = serde_json::from_str(&server.transcript(&wav(&chord), &[])).unwrap();
+    assert_eq!(answer["text"], "");
+}
+
 #[test]
 fn a_short_clip_does_not_wait_for_the_windows_of_a_long_recording() {
     let script = json!({ "delay_ms": 1500, "text": " Window." });
