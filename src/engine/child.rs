@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use super::courtesy::{Control, Courtesy};
+use super::courtesy::{Control, Courtesy, Turn};
 use super::message::{
     DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine, read_frame, write_frame,
 };
@@ -218,8 +218,8 @@ impl Workers {
             let Ok(job) = next else { return };
             let mut slot = self.slots.take();
             let guest = (job.standing == Standing::Guest).then(|| self.courtesy.welcome());
-            let courtesy = (job.standing == Standing::GivesWay).then_some(&*self.courtesy);
-            let answer = run_job(slot.as_mut(), &job, Control::new(&job.cancel, courtesy));
+            let turn = (job.standing == Standing::GivesWay).then(|| Turn::new(&self.courtesy));
+            let answer = run_job(slot.as_mut(), &job, Control::new(&job.cancel, turn.as_ref()));
             drop(guest);
             self.slots.put(slot);
             lock(&self.running).remove(&job.id);

@@ -1,7 +1,8 @@
 //! Windows of long recordings that wait, between two decoder steps, while the first window of somebody else runs.
 //!
 //! The cores are all taken when a long recording is being transcribed. A short clip that comes then need not wait for
-//! the end of a window: it runs at once, and one of the others stops at its next decoder step until the clip is done.
+//! the end of a window: it runs at once, and one of the others stops at its next decoder step until the clip is done. A
+//! window waits for one guest only, so that any number of clips hold it up by the time of one.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,16 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Courtesy {
     /// The same as under the lock: read at each decoder step.
     guests: AtomicUsize,
-    waiting: Mutex<usize>,
+    state: Mutex<State>,
     left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Windows that wait.
+    waiting: usize,
+    /// Guests that have left so far.
+    departures: usize,
 }
 
 /// A guest while it runs.
@@ -29,34 +38,52 @@ impl Courtesy {
         Guest(self)
     }
 
-    /// Waits while there is a guest for whom nobody waits yet.
-    fn give_way(&self, cancel: &AtomicBool) {
+    /// Waits until a guest leaves, where there is one for whom nobody waits yet; true when it did.
+    fn give_way(&self, cancel: &AtomicBool) -> bool {
         if self.guests.load(Ordering::Relaxed) == 0 {
-            return;
+            return false;
         }
-        let mut waiting = self.lock();
-        if self.guests.load(Ordering::Relaxed) <= *waiting {
-            return;
+        let mut state = self.lock();
+        if self.guests.load(Ordering::Relaxed) <= state.waiting {
+            return false;
         }
-        *waiting += 1;
-        while self.guests.load(Ordering::Relaxed) > 0 && !cancel.load(Ordering::Relaxed) {
-            let woken = self.left.wait_timeout(waiting, LOOK);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting += 1;
+        let departures = state.departures;
+        while state.departures == departures && !cancel.load(Ordering::Relaxed) {
+            let woken = self.left.wait_timeout(state, LOOK);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        *waiting -= 1;
+        state.waiting -= 1;
+        true
     }
 
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        let waiting = self.0.lock();
+        let mut state = self.0.lock();
         self.0.guests.fetch_sub(1, Ordering::Relaxed);
+        state.departures += 1;
         self.0.left.notify_all();
-        drop(waiting);
+    }
+}
+
+/// One window's courtesy, spent once.
+#[derive(Debug)]
+pub(super) struct Turn<'c> {
+    courtesy: &'c Courtesy,
+    spent: AtomicBool,
+}
+
+impl<'c> Turn<'c> {
+    pub(super) fn new(courtesy: &'c Courtesy) -> Self {
+        Self {
+            courtesy,
+            spent: AtomicBool::new(false),
+        }
     }
 }
 
@@ -64,19 +91,22 @@ impl Drop for Guest<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Control<'j> {
     cancel: &'j AtomicBool,
-    courtesy: Option<&'j Courtesy>,
+    turn: Option<&'j Turn<'j>>,
 }
 
 impl<'j> Control<'j> {
-    /// `courtesy` is absent for windows that wait for nobody.
-    pub(super) fn new(cancel: &'j AtomicBool, courtesy: Option<&'j Courtesy>) -> Self {
-        Self { cancel, courtesy }
+    /// `turn` is absent for windows that wait for nobody.
+    pub(super) fn new(cancel: &'j AtomicBool, turn: Option<&'j Turn<'j>>) -> Self {
+        Self { cancel, turn }
     }
 
     /// Waits where a guest is to be let past; true when nobody wants the result any more.
     pub(super) fn cancelled(&self) -> bool {
-        if let Some(courtesy) = self.courtesy {
-            courtesy.give_way(self.cancel);
+        if let Some(turn) = self.turn
+            && !turn.spent.load(Ordering::Relaxed)
+            && turn.courtesy.give_way(self.cancel)
+        {
+            turn.spent.store(true, Ordering::Relaxed);
         }
         self.flag().load(Ordering::Relaxed)
     }
@@ -102,7 +132,8 @@ mod tests {
                 let (courtesy, stop) = (courtesy.clone(), stop.clone());
                 std::thread::spawn(move || {
                     let never = AtomicBool::new(false);
-                    let control = Control::new(&never, Some(&courtesy));
+                    let turn = Turn::new(&courtesy);
+                    let control = Control::new(&never, Some(&turn));
                     let mut steps = 0;
                     while !stop.load(Ordering::Relaxed) {
                         assert!(!control.cancelled());
@@ -134,7 +165,7 @@ mod tests {
         let _guest = courtesy.welcome();
         let cancel = AtomicBool::new(true);
         let began = Instant::now();
-        assert!(Control::new(&cancel, Some(&courtesy)).cancelled());
+        assert!(Control::new(&cancel, Some(&Turn::new(&courtesy))).cancelled());
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
@@ -143,6 +174,28 @@ mod tests {
         let courtesy = Courtesy::default();
         drop(courtesy.welcome());
         let cancel = AtomicBool::new(false);
-        assert!(!Control::new(&cancel, Some(&courtesy)).cancelled());
+        assert!(!Control::new(&cancel, Some(&Turn::new(&courtesy))).cancelled());
+    }
+
+    #[test]
+    fn a_window_waits_for_one_guest_and_not_for_the_next() {
+        let courtesy = Courtesy::default();
+        let cancel = AtomicBool::new(false);
+        let turn = Turn::new(&courtesy);
+        let first = courtesy.welcome();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(!Control::new(&cancel, Some(&turn)).cancelled()));
+            while courtesy.lock().waiting == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The next guest is there before the window has woken up.
+            let _second = courtesy.welcome();
+            drop(first);
+            while courtesy.lock().waiting > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!Control::new(&cancel, Some(&turn)).cancelled());
+        });
+        assert!(turn.spent.load(Ordering::Relaxed));
     }
 }
