@@ -110,10 +110,14 @@ class HttpEngine(Engine):
             time.sleep(0.1)
         raise SystemExit(f"{self.name} is not ready after {seconds} s; its log: {self.log.name}")
 
-    def post(self, path: str, **fields: str) -> http.client.HTTPResponse:
+    def prepared(self, path: str, **fields: str) -> tuple[http.client.HTTPConnection, bytes, dict[str, str]]:
+        """All that a request needs, so that a clock can start right before it is sent."""
         body, kind = multipart(path, {**self.fields, **fields})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800)
-        connection.request("POST", self.route, body, {"Content-Type": kind})
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800), body, {"Content-Type": kind}
+
+    def post(self, path: str, **fields: str) -> http.client.HTTPResponse:
+        connection, body, headers = self.prepared(path, **fields)
+        connection.request("POST", self.route, body, headers)
         return connection.getresponse()
 
     def transcribe(self, path: str) -> str:
@@ -155,10 +159,9 @@ class Ours(HttpEngine):
 
     def first_words(self, path: str) -> tuple[float, str, http.client.HTTPResponse]:
         """Seconds until the first streamed words, those words, and the response, still streaming."""
-        body, kind = multipart(path, {**self.fields, "stream": "true"})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800)
+        connection, body, headers = self.prepared(path, stream="true")
         begin = time.monotonic()
-        connection.request("POST", self.route, body, {"Content-Type": kind})
+        connection.request("POST", self.route, body, headers)
         response = connection.getresponse()
         for line in response:
             if not line.startswith(b"data:"):

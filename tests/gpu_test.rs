@@ -10,6 +10,9 @@
     allow(dead_code, reason = "a software device exists for Vulkan only")
 )]
 
+#[path = "server/transcripts.rs"]
+mod transcripts;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use transcripts::{word_errors, words};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_WhisperBackendAPI");
 
@@ -120,35 +124,8 @@ fn short_recording() -> Vec<u8> {
     short
 }
 
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace()
-        .map(|word| {
-            word.chars()
-                .filter(|c| c.is_alphanumeric())
-                .collect::<String>()
-                .to_lowercase()
-        })
-        .filter(|word| !word.is_empty())
-        .collect()
-}
-
-/// Words inserted, left out or replaced, as a share of the expected ones: kernels round differently.
-fn word_error_rate(heard: &[String], expected: &[String]) -> f64 {
-    let mut row: Vec<usize> = (0..=heard.len()).collect();
-    for (i, wanted) in expected.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, word) in heard.iter().enumerate() {
-            let replaced = diagonal + usize::from(word != wanted);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[heard.len()] as f64 / expected.len() as f64
-}
-
 const SHORT_WORDS: &str = "and so my fellow americans";
-/// One word in twenty: the GPU's transcript against the CPU's.
+/// One word in twenty: the GPU's transcript against the CPU's, since kernels round differently.
 const TOLERANCE: f64 = 0.05;
 const ALL_WORDS: &str = "and so my fellow americans ask not what your country can do for you ask what you can do for \
                          your country";
@@ -384,7 +361,7 @@ fn the_gpu_writes_what_the_cpu_writes_and_is_named_as_it_is() {
         "{log}"
     );
     let (on_gpu, on_cpu) = (words(&on_gpu), words(&on_cpu));
-    let rate = word_error_rate(&on_gpu, &on_cpu);
+    let rate = word_errors(&on_cpu, &on_gpu) as f64 / on_cpu.len() as f64;
     assert!(rate <= TOLERANCE, "{rate}: {on_gpu:?}, on the CPU {on_cpu:?}");
     assert_eq!(on_cpu.join(" "), ALL_WORDS);
 }

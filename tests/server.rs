@@ -10,9 +10,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::transcripts::words;
 use support::{
     JFK, fixture, is_running, kill, long_clip, model, post, post_and_hold, scripted, server, wav, with_model,
-    words,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);

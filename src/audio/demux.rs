@@ -104,6 +104,30 @@ pub(super) struct ChosenTrack {
     pub(super) length: Option<Span>,
 }
 
+impl ChosenTrack {
+    /// The only track; all of its packets are sound, and nobody says how many there are.
+    fn whole(params: AudioCodecParameters) -> Self {
+        Self {
+            id: 0,
+            params,
+            time_base: None,
+            duration: None,
+            lead: None,
+            length: None,
+        }
+    }
+
+    /// `frames` of sound that is read in blocks.
+    fn of_blocks(params: AudioCodecParameters, frames: u64) -> Self {
+        let rate_hz = params.sample_rate.unwrap_or(1);
+        Self {
+            time_base: TimeBase::try_from_recip(rate_hz),
+            duration: Duration::try_from_secs_f64(frames as f64 / f64::from(rate_hz)).ok(),
+            ..Self::whole(params)
+        }
+    }
+}
+
 /// Gives the packets of one track.
 pub(super) struct Source {
     demuxer: Demuxer,
@@ -123,6 +147,15 @@ enum Demuxer {
 }
 
 impl Source {
+    fn new(demuxer: Demuxer, container: &'static str, track: ChosenTrack, meter: &Arc<Meter>) -> Self {
+        Self {
+            demuxer,
+            container,
+            track,
+            meter: Arc::clone(meter),
+        }
+    }
+
     /// Finds the first decodable audio track, and its decoder.
     ///
     /// # Errors
@@ -168,24 +201,13 @@ impl Source {
         let Ok(decoder) = Decoder::new(&params) else {
             return Ok(None);
         };
-        let track = ChosenTrack {
-            id: 0,
-            params,
-            time_base: None,
-            duration: None,
-            lead: None,
-            length: None,
-        };
-        let demuxer = Demuxer::Ffmpeg(child);
-        Ok(Some((
-            Self {
-                demuxer,
-                container: FFMPEG,
-                track,
-                meter: Arc::default(),
-            },
-            decoder,
-        )))
+        let source = Self::new(
+            Demuxer::Ffmpeg(child),
+            FFMPEG,
+            ChosenTrack::whole(params),
+            &Arc::default(),
+        );
+        Ok(Some((source, decoder)))
     }
 
     /// The next packet of any track; `None` at the end.
@@ -267,30 +289,23 @@ fn open(
     };
     let params = blocks.params.clone();
     check_params(&params, name, limits)?;
-    let decoder = Decoder::new(&params).map_err(|_| AudioError::UnsupportedCodec {
-        container: name.to_owned(),
-        codec: names::codec(params.codec),
-    })?;
+    let decoder = decoder_for(&params, name)?;
     let rate_hz = params.sample_rate.unwrap_or(1);
     let reader = BlockReader::new(region, &layout, blocks)?;
     let track = ChosenTrack {
-        id: 0,
-        params,
-        time_base: TimeBase::try_from_recip(rate_hz),
-        duration: Duration::try_from_secs_f64(reader.frames() as f64 / f64::from(rate_hz)).ok(),
-        lead: None,
         length: blocks.frames.map(|frames| Span::per_second(frames, rate_hz)),
+        ..ChosenTrack::of_blocks(params, reader.frames())
     };
     let demuxer = Demuxer::Blocks(reader);
-    Ok((
-        Source {
-            demuxer,
-            container: name,
-            track,
-            meter: Arc::clone(meter),
-        },
-        decoder,
-    ))
+    Ok((Source::new(demuxer, name, track, meter), decoder))
+}
+
+/// The decoder of the only track there is.
+fn decoder_for(params: &AudioCodecParameters, container: &str) -> Result<Decoder, AudioError> {
+    Decoder::new(params).map_err(|_| AudioError::UnsupportedCodec {
+        container: container.to_owned(),
+        codec: names::codec(params.codec),
+    })
 }
 
 fn open_amr(
@@ -300,28 +315,10 @@ fn open_amr(
     meter: &Arc<Meter>,
 ) -> Result<(Source, Decoder), AudioError> {
     let params = amr::parameters(band);
-    let decoder = Decoder::new(&params).map_err(|_| AudioError::UnsupportedCodec {
-        container: name.to_owned(),
-        codec: names::codec(params.codec),
-    })?;
+    let decoder = decoder_for(&params, name)?;
     let demuxer = Demuxer::Amr(AmrReader::new(region, band)?);
-    let track = ChosenTrack {
-        id: 0,
-        params,
-        time_base: None,
-        duration: None,
-        lead: None,
-        length: None,
-    };
-    Ok((
-        Source {
-            demuxer,
-            container: name,
-            track,
-            meter: Arc::clone(meter),
-        },
-        decoder,
-    ))
+    let track = ChosenTrack::whole(params);
+    Ok((Source::new(demuxer, name, track, meter), decoder))
 }
 
 fn open_matroska(
@@ -344,15 +341,7 @@ fn open_matroska(
     })?;
     reader.choose(track.id);
     let demuxer = Demuxer::Matroska(reader);
-    Ok((
-        Source {
-            demuxer,
-            container: name,
-            track,
-            meter: Arc::clone(meter),
-        },
-        decoder,
-    ))
+    Ok((Source::new(demuxer, name, track, meter), decoder))
 }
 
 /// Opens one of Symphonia's readers; `name` is what the outermost container is called.
@@ -388,33 +377,18 @@ fn open_mp4(
     };
     check_tracks(movie.tracks.len(), limits)?;
     check_params(&sound.params, name, limits)?;
-    let decoder = Decoder::new(&sound.params).map_err(|_| AudioError::UnsupportedCodec {
-        container: name.to_owned(),
-        codec: names::codec(sound.params.codec),
-    })?;
-    let rate_hz = sound.params.sample_rate.unwrap_or(1);
+    let decoder = decoder_for(&sound.params, name)?;
     let bytes: u64 = sound.chunks.iter().map(|(_, bytes)| bytes).sum();
-    let frames = bytes / sound.frame_bytes;
     let edit = edits.iter().find(|edit| edit.track_id == sound.track_id);
     let track = ChosenTrack {
         id: sound.track_id,
-        params: sound.params,
-        time_base: TimeBase::try_from_recip(rate_hz),
-        duration: Duration::try_from_secs_f64(frames as f64 / f64::from(rate_hz)).ok(),
         lead: edit.map(Edit::lead),
         length: edit.and_then(Edit::length),
+        ..ChosenTrack::of_blocks(sound.params, bytes / sound.frame_bytes)
     };
     let reader = BlockReader::of_stretches(region, sound.chunks, track.id, sound.frame_bytes);
     let demuxer = Demuxer::Blocks(reader);
-    Ok((
-        Source {
-            demuxer,
-            container: name,
-            track,
-            meter: Arc::clone(meter),
-        },
-        decoder,
-    ))
+    Ok((Source::new(demuxer, name, track, meter), decoder))
 }
 
 /// The sound of an MPEG stream, as the file it would be by itself.
@@ -451,15 +425,7 @@ fn open_source(
     let reader = make_reader(source, container).map_err(|error| corrupt(name, &error.to_string()))?;
     let (track, decoder) = choose_track(reader.tracks(), edits, name, limits)?;
     let demuxer = Demuxer::Format(reader);
-    Ok((
-        Source {
-            demuxer,
-            container: name,
-            track,
-            meter: Arc::clone(meter),
-        },
-        decoder,
-    ))
+    Ok((Source::new(demuxer, name, track, meter), decoder))
 }
 
 fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {

@@ -221,9 +221,7 @@ impl Scheduler {
                     Standing::GivesWay
                 },
             };
-            queue.begin(run);
-            let scheduler = self.clone();
-            tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
+            self.launch(&mut queue, waiting, seat, run);
         }
         self.shared
             .metrics
@@ -248,10 +246,14 @@ impl Scheduler {
                 threads: 1,
                 standing: Standing::Guest,
             };
-            queue.begin(run);
-            let scheduler = self.clone();
-            tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
+            self.launch(queue, waiting, seat, run);
         }
+    }
+
+    fn launch(&self, queue: &mut Queue<Waiting>, waiting: Waiting, seat: SeatGuard, run: Run) {
+        queue.begin(run);
+        let scheduler = self.clone();
+        tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
     }
 
     async fn execute(&self, mut waiting: Waiting, seat: SeatGuard, run: Run) {

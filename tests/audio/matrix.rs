@@ -95,6 +95,11 @@ fn every_encoding_decodes_to_what_ffmpeg_hears() {
             Err(line) => failures.push(format!("{name}: {line}")),
         }
     }
+    assert_none_failed(&failures, encodings);
+}
+
+/// All failures at once, not the first alone.
+pub(super) fn assert_none_failed(failures: &[String], encodings: &[Encoding]) {
     assert!(
         failures.is_empty(),
         "{} of {}:\n{}",

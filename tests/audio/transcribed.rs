@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use super::matrix;
-use super::support::{JFK, with_model, words};
+use super::support::transcripts::{word_errors, words};
+use super::support::{JFK, with_model};
 
 /// Word errors forgiven among 22: the smallest model hears half a word in what is sampled at 8 kHz, or has 8 bits.
 const FORGIVEN: usize = 2;
@@ -35,25 +36,5 @@ fn every_encoding_is_transcribed_right() {
         !said.contains("clip.wav"),
         "an upload's name is in the log:\n{said}"
     );
-    assert!(
-        failures.is_empty(),
-        "{} of {}:\n{}",
-        failures.len(),
-        encodings.len(),
-        failures.join("\n")
-    );
-}
-
-/// Words to insert, delete or replace (Levenshtein).
-fn word_errors(expected: &[String], heard: &[String]) -> usize {
-    let mut row: Vec<usize> = (0..=heard.len()).collect();
-    for (index, word) in expected.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (column, other) in heard.iter().enumerate() {
-            let replaced = diagonal + usize::from(word != other);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[heard.len()]
+    matrix::assert_none_failed(&failures, encodings);
 }

@@ -1,5 +1,8 @@
 //! A real server in a folder of its own, and just enough of a client.
 
+#[path = "transcripts.rs"]
+pub mod transcripts;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -45,18 +48,6 @@ pub fn wav(data: &[u8]) -> Vec<u8> {
     out.extend_from_slice(&(data.len() as u32).to_le_bytes());
     out.extend_from_slice(data);
     out
-}
-
-pub fn words(text: &str) -> Vec<String> {
-    text.split_whitespace()
-        .map(|w| {
-            w.chars()
-                .filter(|c| c.is_alphanumeric())
-                .collect::<String>()
-                .to_lowercase()
-        })
-        .filter(|w| !w.is_empty())
-        .collect()
 }
 
 pub const JFK: &str = "and so my fellow americans ask not what your country can do for you ask what you can do for your country";
