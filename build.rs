@@ -200,6 +200,8 @@ fn cuda(compiled: Option<&Path>) -> Option<String> {
              distribution's folders; the binary will need libcudart.so to start. Set CUDA_PATH to the toolkit's folder",
         );
     }
+    // A CPU engine stops CUDA at its first call (src/engine/gpu_libraries/cuda_runtime.rs).
+    println!("cargo:rustc-link-arg=-Wl,--wrap=cudaGetDeviceCount");
     // Libraries that travel beside the binary are found, by it and by what it opens.
     println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN,-rpath,$ORIGIN/../lib");
 

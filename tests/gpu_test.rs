@@ -511,11 +511,45 @@ fn hidden_cuda_devices_are_explained() {
     assert_eq!(report["advice"][0]["id"], "cuda-visible-devices", "{report}");
 }
 
-/// ggml's OpenCL kernels refuse PoCL, which runs on the processor: by its name, or where that holds "Intel" for want of
-/// half precision.
-#[cfg(all(feature = "opencl", target_os = "linux"))]
+/// A driver can end whatever process asks it for its devices; the engine on the CPU must not ask.
+#[cfg(all(feature = "vulkan", target_os = "linux"))]
 #[test]
-fn a_device_that_ggml_refuses_is_named_with_the_reason() {
+fn a_driver_that_crashes_costs_no_request() {
+    let environment = device_or_skip!();
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("crash.c"), folder.path().join("libcrash.so"));
+    std::fs::write(
+        &source,
+        "#include <stdlib.h>\n__attribute__((constructor)) static void crash(void) { abort(); }\n",
+    )
+    .unwrap();
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let compiled = Command::new(compiler)
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    let driver = folder.path().join("crash.json");
+    let manifest = serde_json::json!({
+        "file_format_version": "1.0.0",
+        "ICD": { "library_path": library, "api_version": "1.3.0" },
+    });
+    std::fs::write(&driver, manifest.to_string()).unwrap();
+
+    let environment = changed(&environment, "VK_DRIVER_FILES", &driver.display().to_string());
+    let report = serves_on_the_cpu(&environment, &[]);
+    assert_eq!(report["advice"][0]["id"], "gpu-search-ended", "{report}");
+    assert!(
+        report["reason"].as_str().unwrap().contains("ended with abort"),
+        "{report}"
+    );
+}
+
+/// Settings under which PoCL, OpenCL on the processor, is all that a build can find; `None`, said aloud, without PoCL.
+#[cfg(all(feature = "opencl", target_os = "linux"))]
+fn pocl_alone(vendors: &Path) -> Option<Environment> {
     let driver = std::fs::read_dir("/etc/OpenCL/vendors")
         .into_iter()
         .flatten()
@@ -523,17 +557,40 @@ fn a_device_that_ggml_refuses_is_named_with_the_reason() {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().contains("pocl"));
     let Some(driver) = driver else {
-        return aloud("skipped: PoCL is not installed (apt install pocl-opencl-icd)");
+        aloud("skipped: PoCL is not installed (apt install pocl-opencl-icd)");
+        return None;
     };
-    let _alone = alone();
-    let vendors = tempfile::tempdir().unwrap();
-    std::fs::copy(driver, vendors.path().join("pocl.icd")).unwrap();
-    let environment = vec![
-        ("OCL_ICD_VENDORS", format!("{}/", vendors.path().display())),
+    std::fs::copy(driver, vendors.join("pocl.icd")).unwrap();
+    Some(vec![
+        ("OCL_ICD_VENDORS", format!("{}/", vendors.display())),
         // A build with other backends has no device of theirs.
         ("VK_DRIVER_FILES", "/nowhere.json".to_owned()),
         ("CUDA_VISIBLE_DEVICES", String::new()),
-    ];
+    ])
+}
+
+/// ggml ends the process that asks it for devices when a selector matches none.
+#[cfg(all(feature = "opencl", target_os = "linux"))]
+#[test]
+fn an_opencl_selector_that_matches_nothing_is_explained() {
+    let vendors = tempfile::tempdir().unwrap();
+    let Some(environment) = pocl_alone(vendors.path()) else {
+        return;
+    };
+    let _alone = alone();
+    let report = serves_on_the_cpu(&changed(&environment, "GGML_OPENCL_PLATFORM", "nobody"), &[]);
+    assert_eq!(report["advice"][0]["id"], "opencl-selector", "{report}");
+}
+
+/// ggml's OpenCL kernels refuse PoCL: by its name, or where that holds "Intel" for want of half precision.
+#[cfg(all(feature = "opencl", target_os = "linux"))]
+#[test]
+fn a_device_that_ggml_refuses_is_named_with_the_reason() {
+    let vendors = tempfile::tempdir().unwrap();
+    let Some(environment) = pocl_alone(vendors.path()) else {
+        return;
+    };
+    let _alone = alone();
     let report = serves_on_the_cpu(&environment, &[]);
     let advice = report["advice"].as_array().unwrap();
     let refused = advice

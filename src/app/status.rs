@@ -301,8 +301,9 @@ impl Status {
         let (model, _, _) = self.model();
         let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
         let mut log = Vec::new();
-        if let Gpus::Missing { reason } = self.registry.gpus() {
-            log.push(reason);
+        if let Gpus::Missing(none) = self.registry.gpus() {
+            log.extend(none.log);
+            log.push(none.reason);
         }
         log.extend(reports.iter().flat_map(|r| r.device_log.iter().cloned()));
         log.extend(model.as_ref().and_then(|m| m.ready().err()));

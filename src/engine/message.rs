@@ -177,8 +177,6 @@ pub struct DeviceReport {
     /// Where the weights lie: bytes by ggml's device name. More than one entry: some tensors stayed on the CPU.
     #[serde(default)]
     pub weights_bytes: BTreeMap<String, u64>,
-    /// Every device ggml lists, as `name: description`.
-    pub listed_devices: Vec<String>,
     /// whisper.cpp's `print_system_info`.
     pub system_info: String,
     /// Lines ggml and whisper.cpp logged as errors or about devices while starting.

@@ -11,7 +11,7 @@ use super::{JobError, ModelInfo};
 use crate::config::{Config, Count, GpuDevices, Switch};
 use crate::engine::EngineSpec;
 use crate::engine::message::GpuDevice;
-use crate::engine::process::Launcher;
+use crate::engine::process::{Launcher, NoGpu};
 use crate::engine::supervisor::{EnginePlan, Placement};
 use crate::metrics::Metrics;
 use crate::models::{Languages, Store};
@@ -52,10 +52,7 @@ pub enum Gpus {
     /// Usable, in ggml's order.
     Found(Vec<GpuDevice>),
     /// Asked for and not to be had.
-    Missing {
-        /// One sentence.
-        reason: String,
-    },
+    Missing(NoGpu),
 }
 
 /// All models of this server.
@@ -134,14 +131,14 @@ impl Registry {
             match self.launcher.list_gpus().await {
                 Ok(devices) => match self.chosen(devices) {
                     Ok(devices) => Gpus::Found(devices),
-                    Err(reason) => Gpus::Missing { reason },
+                    Err(reason) => Gpus::Missing(NoGpu::because(reason)),
                 },
-                Err(reason) => Gpus::Missing { reason },
+                Err(none) => Gpus::Missing(none),
             }
         } else {
             Gpus::Off
         };
-        if let Gpus::Missing { reason } = &found {
+        if let Gpus::Missing(NoGpu { reason, .. }) = &found {
             tracing::warn!(%reason, "no GPU; the CPU serves");
         }
         let _ = self.gpus.send_replace(found);
@@ -174,7 +171,7 @@ impl Registry {
                 };
                 (devices.iter().map(|d| Placement::Gpu(d.number)).collect(), slots)
             }
-            Gpus::Off | Gpus::Missing { .. } => (vec![Placement::Cpu], cpu_slots),
+            Gpus::Off | Gpus::Missing(_) => (vec![Placement::Cpu], cpu_slots),
         };
         let flash = self.config.whisper.flash_attention;
         let plan = EnginePlan {

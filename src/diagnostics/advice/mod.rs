@@ -4,6 +4,7 @@
 //! decisive finding comes first; its cause is the `reason` of the report.
 
 mod amd;
+mod cuda;
 mod nvidia;
 mod opencl;
 mod packages;
@@ -271,11 +272,14 @@ fn why_on_the_cpu(found: &mut Findings<'_>) {
         return;
     }
     surroundings::memory(found);
-    if found.compiled(Backend::Cuda) && nvidia::present(found) {
-        nvidia::cuda(found);
+    if found.compiled(Backend::Cuda) && nvidia::present(found) && !nvidia::driver(found) {
+        cuda::cuda(found);
     }
     if found.compiled(Backend::Hip) && amd::present(found) {
         amd::rocm(found);
+    }
+    if surroundings::search_ended(found) {
+        return;
     }
     if found.compiled(Backend::Vulkan) {
         vulkan::vulkan(found);

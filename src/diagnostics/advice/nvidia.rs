@@ -1,22 +1,20 @@
-//! CUDA: driver, kernel module, toolkit, architectures.
+//! NVIDIA's driver: kernel module, library, device files, and who was given them.
 
 use super::{Findings, Package, Text, Vendor};
 use crate::diagnostics::probe::{NvidiaSmi, driver_library_version};
 
-pub(super) fn cuda(found: &mut Findings<'_>) {
+/// True when the driver alone explains why CUDA cannot work.
+pub(super) fn driver(found: &mut Findings<'_>) -> bool {
     if container(found) || wsl2(found) || bound_elsewhere(found) || versions_differ(found) || refused(found) {
-        return;
+        return true;
     }
-    for path in ["/dev/nvidiactl", "/dev/nvidia0"] {
-        if found.permission(path) {
-            return;
-        }
+    if ["/dev/nvidiactl", "/dev/nvidia0"]
+        .iter()
+        .any(|path| found.permission(path))
+    {
+        return true;
     }
-    unified_memory(found);
-    hidden(found);
-    driver_too_old(found);
-    cublas(found);
-    architecture(found);
+    unified_memory(found)
 }
 
 /// Any trace of an NVIDIA GPU or its driver, so that a build with several backends does not miss what is not there.
@@ -140,11 +138,16 @@ fn versions_differ(found: &mut Findings<'_>) -> bool {
     let library = driver_library_version(&found.library("cuda"));
     let module = found.facts.nvidia_module.clone();
     let seen = library.is_some() && module.is_some() && library != module;
-    if !(said || seen) {
+    // cudaErrorSystemDriverMismatch
+    let refused = found
+        .engine
+        .said(&["unsupported display driver / cuda driver combination"])
+        .is_some();
+    if !(said || seen || refused) {
         return false;
     }
     let versions = match (module, library) {
-        (Some(module), Some(library)) => format!(" (module {module}, library {library})"),
+        (Some(module), Some(library)) if seen => format!(" (module {module}, library {library})"),
         _ => String::new(),
     };
     let sudo = found.sudo();
@@ -303,205 +306,22 @@ fn module_not_loaded(found: &mut Findings<'_>) {
 }
 
 /// CUDA needs its own device file for memory; it is made on first use by a set-uid helper that may be missing.
-fn unified_memory(found: &mut Findings<'_>) {
+fn unified_memory(found: &mut Findings<'_>) -> bool {
     let facts = found.facts;
-    if facts.node("/dev/nvidia0").present && !facts.node("/dev/nvidia-uvm").present {
-        let sudo = found.sudo();
-        found.add(
-            "nvidia-uvm-missing",
-            Text::new(
-                "`/dev/nvidia0` is there but `/dev/nvidia-uvm`, which CUDA needs, is not.",
-                "`/dev/nvidia0` はありますが、CUDA に必要な `/dev/nvidia-uvm` がありません。",
-            ),
-            Text::new(
-                format!("Run `{sudo}modprobe nvidia-uvm && {sudo}nvidia-modprobe -u -c=0`."),
-                format!("`{sudo}modprobe nvidia-uvm && {sudo}nvidia-modprobe -u -c=0` を実行してください。"),
-            ),
-        );
+    if !facts.node("/dev/nvidia0").present || facts.node("/dev/nvidia-uvm").present {
+        return false;
     }
-}
-
-/// `CUDA_VISIBLE_DEVICES` leaves no GPU over. CUDA reads the list up to the first entry that is not a device.
-fn hidden(found: &mut Findings<'_>) {
-    let Some(value) = found.facts.variable("CUDA_VISIBLE_DEVICES") else {
-        return;
-    };
-    let first = value.split(',').next().unwrap_or_default().trim();
-    let count = match &found.facts.nvidia_smi {
-        NvidiaSmi::Answered { gpus, .. } => gpus.len(),
-        _ => usize::MAX,
-    };
-    let names_a_gpu = first.starts_with("GPU-")
-        || first.starts_with("MIG-")
-        || first.parse::<usize>().is_ok_and(|index| index < count);
-    if names_a_gpu {
-        return;
-    }
+    let sudo = found.sudo();
     found.add(
-        "cuda-visible-devices",
+        "nvidia-uvm-missing",
         Text::new(
-            format!("`CUDA_VISIBLE_DEVICES={value}` hides every GPU from CUDA."),
-            format!("`CUDA_VISIBLE_DEVICES={value}` により、CUDA からすべての GPU が隠されています。"),
+            "`/dev/nvidia0` is there but `/dev/nvidia-uvm`, which CUDA needs, is not.",
+            "`/dev/nvidia0` はありますが、CUDA に必要な `/dev/nvidia-uvm` がありません。",
         ),
         Text::new(
-            "Run `unset CUDA_VISIBLE_DEVICES`, or set it to a number that `nvidia-smi -L` lists.",
-            "`unset CUDA_VISIBLE_DEVICES` を実行するか、`nvidia-smi -L` に表示される番号を指定してください。",
+            format!("Run `{sudo}modprobe nvidia-uvm && {sudo}nvidia-modprobe -u -c=0`."),
+            format!("`{sudo}modprobe nvidia-uvm && {sudo}nvidia-modprobe -u -c=0` を実行してください。"),
         ),
     );
-}
-
-/// `13.0` → (13, 0)
-fn version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split('.');
-    Some((
-        parts.next()?.parse().ok()?,
-        parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0),
-    ))
-}
-
-/// Programs of one CUDA major version run on every driver of that major version (CUDA's minor version compatibility).
-fn driver_too_old(found: &mut Findings<'_>) {
-    let toolkit = found.facts.build.cuda_toolkit.as_deref().and_then(version);
-    let NvidiaSmi::Answered {
-        driver_version,
-        cuda_version,
-        ..
-    } = &found.facts.nvidia_smi
-    else {
-        return;
-    };
-    let served = cuda_version.as_deref().and_then(version);
-    let seen = matches!((toolkit, served), (Some(toolkit), Some(served)) if served.0 < toolkit.0);
-    if !seen && found.engine.said(&["driver version is insufficient"]).is_none() {
-        return;
-    }
-    let needs = toolkit.map_or_else(|| "?".to_owned(), |(major, minor)| format!("{major}.{minor}"));
-    let newest = cuda_version.clone().unwrap_or_else(|| "?".to_owned());
-    let install = found.install(&Package::NvidiaDriver);
-    let older = served.map_or_else(|| "12".to_owned(), |(major, _)| major.to_string());
-    found.add(
-        "nvidia-driver-too-old",
-        Text::new(
-            format!("The NVIDIA driver {driver_version} serves CUDA {newest}, but this binary was built with CUDA {needs}."),
-            format!("NVIDIA ドライバー {driver_version} が対応する CUDA は {newest} までですが、このバイナリは CUDA {needs} でビルドされています。"),
-        ),
-        Text::new(
-            format!("Update the driver (`{install}`, then restart), or rebuild with a CUDA {older} toolkit: `CUDA_PATH=/usr/local/cuda-{older} ./build.sh cuda`."),
-            format!("ドライバーを更新する(`{install}` の後に再起動)か、CUDA {older} で再ビルドしてください: `CUDA_PATH=/usr/local/cuda-{older} ./build.sh cuda`。"),
-        ),
-    );
-}
-
-fn cublas(found: &mut Findings<'_>) {
-    let library = found.library("cublas");
-    if library.found || !found.facts.has_gpu(Vendor::Nvidia) {
-        return;
-    }
-    if let Some(folder) = library.path.as_deref().and_then(std::path::Path::parent) {
-        let (folder, sudo) = (folder.display(), found.sudo());
-        found.add(
-            "cublas-not-searched",
-            Text::new(
-                format!("cuBLAS lies in `{folder}`, where the dynamic linker does not look."),
-                format!("cuBLAS は `{folder}` にありますが、動的リンカーの検索対象になっていません。"),
-            ),
-            Text::new(
-                format!("Start with `LD_LIBRARY_PATH={folder}`, or once and for all: `echo {folder} | {sudo}tee /etc/ld.so.conf.d/cuda.conf && {sudo}ldconfig`."),
-                format!("`LD_LIBRARY_PATH={folder}` を付けて起動するか、`echo {folder} | {sudo}tee /etc/ld.so.conf.d/cuda.conf && {sudo}ldconfig` で恒久的に登録してください。"),
-            ),
-        );
-        return;
-    }
-    let toolkit = found
-        .facts
-        .build
-        .cuda_toolkit
-        .clone()
-        .unwrap_or_else(|| "13.0".to_owned());
-    let major = toolkit.split('.').next().unwrap_or("13").to_owned();
-    let install = found.install(&Package::Cublas(toolkit.clone()));
-    found.add(
-        "cublas-missing",
-        Text::new(
-            format!("cuBLAS {major} (`libcublas.so.{major}`), which the CUDA build needs, is not installed."),
-            format!("CUDA 版に必要な cuBLAS {major}(`libcublas.so.{major}`)がインストールされていません。"),
-        ),
-        Text::new(
-            format!("Run `{install}` (from NVIDIA's package repository), or put `libcublas.so.{major}` and `libcublasLt.so.{major}` beside the binary."),
-            format!("`{install}`(NVIDIA のパッケージリポジトリ)を実行するか、`libcublas.so.{major}` と `libcublasLt.so.{major}` をバイナリと同じフォルダーに置いてください。"),
-        ),
-    );
-}
-
-/// Whether code built for `architecture` (as CMake writes it) runs on a GPU of this compute capability, `89` for 8.9.
-/// Machine code runs on the same major version from its minor on; PTX on everything newer; `a` on exactly its own.
-fn serves(architecture: &str, capability: u32) -> bool {
-    let (number, kind) = architecture.split_once('-').unwrap_or((architecture, ""));
-    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-    let Ok(built) = digits.parse::<u32>() else {
-        return true;
-    };
-    if number.len() > digits.len() {
-        return built == capability;
-    }
-    let ptx = kind != "real" && built <= capability;
-    let machine_code = kind != "virtual" && built / 10 == capability / 10 && built <= capability;
-    ptx || machine_code
-}
-
-fn architecture(found: &mut Findings<'_>) {
-    let NvidiaSmi::Answered { gpus, .. } = &found.facts.nvidia_smi else {
-        return;
-    };
-    let built = &found.facts.build.cuda_architectures;
-    let capability = |text: &str| version(text).map(|(major, minor)| major * 10 + minor);
-    let unserved = gpus.iter().find(|gpu| {
-        !built.is_empty()
-            && gpu
-                .compute_capability
-                .as_deref()
-                .and_then(capability)
-                .is_some_and(|number| !built.iter().any(|architecture| serves(architecture, number)))
-    });
-    let complained = found
-        .engine
-        .said(&["no kernel image", "architecture mismatch", "unsupported ptx"])
-        .is_some();
-    let Some(gpu) = unserved.or_else(|| gpus.first().filter(|_| complained)) else {
-        return;
-    };
-    let text = gpu.compute_capability.clone().unwrap_or_else(|| "?".to_owned());
-    let (name, list, number) = (gpu.name.clone(), built.join(", "), text.replace('.', ""));
-    found.add(
-        "cuda-architecture",
-        Text::new(
-            format!("This binary holds CUDA code for {list}, none of which runs on {name} (compute capability {text})."),
-            format!("このバイナリに含まれる CUDA コード({list})は、{name}(compute capability {text})では動作しません。"),
-        ),
-        Text::new(
-            format!("Rebuild for it: `CMAKE_CUDA_ARCHITECTURES={number} ./build.sh cuda`."),
-            format!("この GPU 用に再ビルドしてください: `CMAKE_CUDA_ARCHITECTURES={number} ./build.sh cuda`。"),
-        ),
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::serves;
-
-    #[test]
-    fn architectures_serve_the_gpus_that_cuda_says_they_do() {
-        assert!(serves("90-real", 90) && !serves("90-real", 89) && !serves("90-real", 100));
-        assert!(serves("80-virtual", 90) && serves("80-virtual", 120) && !serves("80-virtual", 75));
-        assert!(serves("86", 89) && serves("86", 120) && !serves("86", 80));
-        assert!(
-            serves("80-real", 86),
-            "machine code runs on later minors of its major"
-        );
-        assert!(serves("120a-real", 120) && !serves("120a-real", 121));
-        assert!(
-            serves("native", 50),
-            "unknown words are not held against the build"
-        );
-    }
+    true
 }

@@ -117,6 +117,17 @@ fn refused(found: &mut Findings<'_>) -> bool {
     true
 }
 
+/// ggml ended the search for devices because a selector matches nothing. True when that was said.
+pub(super) fn selector_refused(found: &mut Findings<'_>) -> bool {
+    let words = [
+        "ggml_opencl: no platform matching",
+        "ggml_opencl: no device matching",
+        "ggml_opencl: invalid device number",
+        "ggml_opencl: selected platform",
+    ];
+    found.engine.said(&words).is_some() && selector(found)
+}
+
 /// A selector that matches nothing makes ggml end the engine process.
 fn selector(found: &mut Findings<'_>) -> bool {
     let name = ["GGML_OPENCL_PLATFORM", "GGML_OPENCL_DEVICE"]

@@ -199,9 +199,16 @@ pub(super) fn backend_does_not_fit(found: &mut Findings<'_>) -> bool {
             || ["/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dri"]
                 .iter()
                 .any(|path| facts.node(path).present)
-            || ["GGML_VK_VISIBLE_DEVICES", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
-                .iter()
-                .any(|name| facts.variable(name).is_some())
+            || [
+                "GGML_VK_VISIBLE_DEVICES",
+                "VK_DRIVER_FILES",
+                "VK_ICD_FILENAMES",
+                "GGML_OPENCL_PLATFORM",
+                "GGML_OPENCL_DEVICE",
+            ]
+            .iter()
+            .any(|name| facts.variable(name).is_some())
+            || found.engine.said(&[SEARCH_ENDED, SEARCH_HUNG]).is_some()
             || !found.engine.fallbacks.is_empty()
             || opencl::device_dropped(found)
             || found
@@ -299,6 +306,34 @@ pub(super) fn memory(found: &mut Findings<'_>) {
             "GPU を使う他のプログラムを終了するか、`[performance]` の `slots = 1`、または `--model` で `large-v3-turbo-q5_0` や `small-q8_0` などの小さいモデルを指定してください。",
         ),
     );
+}
+
+/// How a search for devices that did not come to its end is told (`engine/process`).
+const SEARCH_ENDED: &str = "looking for gpus ended with";
+const SEARCH_HUNG: &str = "the gpu driver did not answer within";
+
+/// The process that looks for devices was ended by a driver, or by ggml. True when that was said: what the other
+/// backends would have found is not known.
+pub(super) fn search_ended(found: &mut Findings<'_>) -> bool {
+    let Some(words) = found.engine.said(&[SEARCH_ENDED, SEARCH_HUNG]) else {
+        return false;
+    };
+    let words = words.to_owned();
+    if opencl::selector_refused(found) {
+        return true;
+    }
+    found.add(
+        "gpu-search-ended",
+        Text::new(
+            format!("A GPU driver fails as soon as it is asked for its devices ({words})."),
+            format!("GPU ドライバーがデバイスの問い合わせに応答できず失敗します({words})。"),
+        ),
+        Text::new(
+            "Run `nvidia-smi`, `vulkaninfo --summary` and `clinfo -l`: the one that fails as well names the driver to reinstall or to remove.",
+            "`nvidia-smi`、`vulkaninfo --summary`、`clinfo -l` を実行してください。同じように失敗するものが、再インストールまたは削除すべきドライバーです。",
+        ),
+    );
+    true
 }
 
 /// The last words of an engine that nothing else explains.

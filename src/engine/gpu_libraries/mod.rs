@@ -7,23 +7,42 @@
 //! (`--as-needed`, rustc's default on Linux).
 //!
 //! ROCm has no such door: its runtime is far more than a few functions, and a ROCm build needs it to start.
+//!
+//! The doors also shut. ggml asks every backend of the binary for its devices, whatever the model is to run on, and a
+//! broken driver can end or hang the process there. An engine for the CPU calls [`shut`] first, and no driver is touched.
 #![allow(
     unsafe_code,
     reason = "functions of C libraries under C's own names, forwarded by pointer"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod cublas;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod cuda_runtime;
 #[cfg(all(feature = "opencl", target_os = "linux"))]
 mod opencl;
 #[cfg(all(feature = "vulkan", target_os = "linux"))]
 mod vulkan;
 
+static SHUT: AtomicBool = AtomicBool::new(false);
+
+/// From now on every library counts as missing. Call it before the first use of ggml.
+pub(super) fn shut() {
+    SHUT.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`shut`] was called.
+pub(super) fn are_shut() -> bool {
+    SHUT.load(Ordering::Relaxed)
+}
+
 /// Makes sure that the functions of this module are in the binary: GNU's linker reads each library once, in order, and
 /// would take them from the system's libraries otherwise. Call it before the first use of ggml.
 pub(super) fn link() {
     #[cfg(all(feature = "cuda", target_os = "linux"))]
-    std::hint::black_box(cublas::FUNCTIONS);
+    std::hint::black_box((cublas::FUNCTIONS, cuda_runtime::FUNCTIONS));
     #[cfg(all(feature = "opencl", target_os = "linux"))]
     std::hint::black_box(opencl::FUNCTIONS);
     #[cfg(all(feature = "vulkan", target_os = "linux"))]
@@ -66,6 +85,9 @@ impl Lazy {
     /// The first of the names that opens. Its symbols become visible to what it opens itself, as if it had been linked.
     fn library(&self) -> Option<&libloading::os::unix::Library> {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+        if are_shut() {
+            return None;
+        }
         self.library
             .get_or_init(|| {
                 // SAFETY: initialisers of these vendor libraries would run at program start had they been linked; this

@@ -24,15 +24,13 @@ type GetFeatures = unsafe extern "C" fn(*mut c_void, *mut c_void);
 type CopyBuffer = unsafe extern "C" fn(*mut c_void, u64, u64, u32, *const c_void);
 type EnumerateVersion = unsafe extern "C" fn(*mut u32) -> i32;
 
-/// `VK_MAKE_API_VERSION(0, 1, 0, 0)`
-const VULKAN_1_0: u32 = 1 << 22;
+/// `VK_ERROR_INITIALIZATION_FAILED`
+const INITIALIZATION_FAILED: i32 = -3;
 
-/// Stands in for `vkEnumerateInstanceVersion` where there is no loader: ggml wants Vulkan 1.2, throws "Vulkan 1.2
-/// required" and catches it, and lists no device. A null pointer instead would be called.
-unsafe extern "C" fn version_without_loader(version: *mut u32) -> i32 {
-    // SAFETY: Vulkan's contract: the caller gives a valid pointer.
-    unsafe { *version = VULKAN_1_0 };
-    0 // VK_SUCCESS
+/// Stands in for `vkEnumerateInstanceVersion`, ggml's first question, where there is no loader: Vulkan's C++ header
+/// makes an exception of the error, ggml catches it and lists no device. A null pointer instead would be called.
+unsafe extern "C" fn version_without_loader(_: *mut u32) -> i32 {
+    INITIALIZATION_FAILED
 }
 
 /// `PFN_vkVoidFunction vkGetInstanceProcAddr(VkInstance, const char *)`

@@ -21,8 +21,11 @@ use crate::transcript::WindowTranscript;
 /// Error lines kept to explain a death.
 const LOG_LINES: usize = 20;
 
-/// Lines of a search for devices that are kept: one for each backend that a binary can hold.
+/// Complaints of a search for devices that are told in its reason: one for each backend that a binary can hold.
 const COMPLAINTS: usize = 4;
+
+/// Lines of such a search that are kept: several backends with several devices each.
+const SEARCH_LINES: usize = 60;
 
 /// How threads wait at barriers; libgomp reads this when the process starts. Threads that spin for long make a busy
 /// machine tens of times slower; threads that sleep at once need longer to wake than a decoder step's piece of work
@@ -55,13 +58,32 @@ impl Launcher {
     }
 }
 
+/// Why no GPU can be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NoGpu {
+    /// One sentence.
+    pub reason: String,
+    /// What ggml said while it looked, oldest line first.
+    pub log: Vec<String>,
+}
+
+impl NoGpu {
+    /// Without a word of ggml.
+    pub fn because(reason: String) -> Self {
+        Self {
+            reason,
+            log: Vec::new(),
+        }
+    }
+}
+
 impl Launcher {
     /// Asks a child which GPUs ggml can use; a driver that ends the process ends only that child.
     ///
     /// # Errors
     ///
-    /// One sentence with its last words.
-    pub async fn list_gpus(&self) -> Result<Vec<GpuDevice>, String> {
+    /// One sentence with its last words, and all of them.
+    pub async fn list_gpus(&self) -> Result<Vec<GpuDevice>, NoGpu> {
         let mut command = Command::new(&self.program);
         command
             .args(["engine", "--devices"])
@@ -73,48 +95,74 @@ impl Launcher {
         let output = tokio::time::timeout(DEVICE_LIMIT, command.output())
             .await
             .map_err(|_| {
-                format!(
-                    "the GPU driver did not answer within {} s",
-                    DEVICE_LIMIT.as_secs()
-                )
+                let limit = DEVICE_LIMIT.as_secs();
+                NoGpu::because(format!("the GPU driver did not answer within {limit} s"))
             })?
-            .map_err(|e| format!("`{}` cannot be started: {e}", self.program.display()))?;
+            .map_err(|e| NoGpu::because(format!("`{}` cannot be started: {e}", self.program.display())))?;
         if output.status.success()
             && let Ok(devices) = serde_json::from_slice::<Vec<GpuDevice>>(&output.stdout)
         {
-            if devices.is_empty() {
-                return Err(complaints(&output.stderr).map_or_else(
-                    || "ggml found no GPU".to_owned(),
-                    |line| format!("ggml found no GPU ({line})"),
-                ));
+            if !devices.is_empty() {
+                return Ok(devices);
             }
-            return Ok(devices);
+            let reason = complaints(&output.stderr).map_or_else(
+                || "ggml found no GPU".to_owned(),
+                |line| format!("ggml found no GPU ({line})"),
+            );
+            return Err(NoGpu {
+                reason,
+                log: search_log(&output.stderr),
+            });
         }
         let said = complaints(&output.stderr)
             .map(|line| format!(": {line}"))
             .unwrap_or_default();
-        Err(format!(
-            "looking for GPUs ended with {}{said}",
-            describe(output.status)
-        ))
+        Err(NoGpu {
+            reason: format!("looking for GPUs ended with {}{said}", describe(output.status)),
+            log: search_log(&output.stderr),
+        })
     }
+}
+
+/// Level and words of a line of a child's stderr.
+fn level_and_words(line: &str) -> (char, &str) {
+    match line.split_once(' ') {
+        Some(("E", words)) => ('E', words),
+        Some(("W", words)) => ('W', words),
+        Some(("I", words)) => ('I', words),
+        Some(("D", words)) => ('D', words),
+        // ggml's last words before an abort, the loader's complaint, a panic.
+        _ => ('E', line),
+    }
+}
+
+/// The lines that are more than debugging.
+fn lines(stderr: &str) -> impl Iterator<Item = (char, &str)> {
+    stderr
+        .lines()
+        .map(|line| level_and_words(line.trim_end()))
+        .filter(|(level, words)| *level != 'D' && !words.is_empty())
 }
 
 /// What a child complained about while it looked for devices, one line for each backend that has none.
 fn complaints(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
-    let mut lines: Vec<&str> = Vec::new();
-    for line in text
-        .lines()
-        .filter(|l| !l.starts_with("D ") && !l.starts_with("I "))
-    {
-        let line = line.trim_start_matches("E ").trim_start_matches("W ").trim();
-        if !line.is_empty() && !lines.contains(&line) {
-            lines.push(line);
+    let mut complaints: Vec<&str> = Vec::new();
+    for (_, words) in lines(&text).filter(|(level, _)| *level != 'I') {
+        if !complaints.contains(&words) {
+            complaints.push(words);
         }
     }
-    let newest = lines.len().saturating_sub(COMPLAINTS);
-    (!lines.is_empty()).then(|| lines[newest..].join("; "))
+    let newest = complaints.len().saturating_sub(COMPLAINTS);
+    (!complaints.is_empty()).then(|| complaints[newest..].join("; "))
+}
+
+/// Everything it said, for the advice.
+fn search_log(stderr: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(stderr);
+    let all: Vec<&str> = lines(&text).map(|(_, words)| words).collect();
+    let newest = all.len().saturating_sub(SEARCH_LINES);
+    all[newest..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<WindowTranscript, EngineError>>>;
@@ -459,15 +507,7 @@ async fn read_log(stderr: BufReader<tokio::process::ChildStderr>, shared: Arc<Sh
     let mut lines = stderr.split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end();
-        let (level, text) = match line.split_at_checked(2) {
-            Some(("E ", rest)) => ('E', rest),
-            Some(("W ", rest)) => ('W', rest),
-            Some(("I ", rest)) => ('I', rest),
-            Some(("D ", rest)) => ('D', rest),
-            // ggml's last words before an abort, the loader's complaint, a panic.
-            _ => ('E', line),
-        };
+        let (level, text) = level_and_words(line.trim_end());
         match level {
             'E' => tracing::warn!(target: "whisper_cpp", engine = pid, "{text}"),
             'W' => tracing::debug!(target: "whisper_cpp", engine = pid, "{text}"),

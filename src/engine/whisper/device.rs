@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use whisper_rs::whisper_rs_sys as sys;
 
+use crate::engine::gpu_libraries;
 use crate::engine::message::GpuDevice;
 
 /// Room that scratch buffers need beyond the weights, in bytes, before a GPU is tried at all.
@@ -143,7 +144,7 @@ pub(in crate::engine) fn list_gpus() -> Result<Vec<GpuDevice>, String> {
     install_log();
     let devices = gpu_devices();
     let twins = listed_before(&devices, |device| {
-        crate::engine::gpu_libraries::missing_for(&device.backend).is_none()
+        gpu_libraries::missing_for(&device.backend).is_none()
     });
     let with_memory = |(number, (device, same_as)): (usize, (Device, Option<u32>))| {
         let (free, total) = device.memory();
@@ -164,13 +165,6 @@ pub(in crate::engine) fn list_gpus() -> Result<Vec<GpuDevice>, String> {
         .enumerate()
         .map(with_memory)
         .collect())
-}
-
-pub(super) fn listed_devices() -> Vec<String> {
-    all_devices()
-        .into_iter()
-        .map(|(_, d)| format!("{}: {}", d.name, d.description))
-        .collect()
 }
 
 pub(super) fn cpu_description() -> String {
@@ -224,16 +218,18 @@ pub(super) fn install_log() {
     unsafe extern "C" fn line(level: sys::ggml_log_level, message: *const c_char, _: *mut c_void) {
         // SAFETY: ggml passes a C string that lives during the call.
         let message = unsafe { text(message) };
-        let message = message.trim_end();
-        if message.is_empty() {
+        let message = message.trim();
+        // Behind shut doors OpenCL misses its platforms, which is as it should be.
+        let shut = gpu_libraries::are_shut() && message.starts_with("ggml_opencl:");
+        if message.is_empty() || shut {
             return;
         }
         // ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.
         let letter = match level {
-            4 => 'E',
-            3 => 'W',
-            2 => 'I',
-            _ => 'D',
+            4 => "E",
+            3 => "W",
+            2 => "I",
+            _ => "D",
         };
         let about_devices = [
             "backend", "evice", "GPU", "CUDA", "ulkan", "pencl", "penCL", "ROCm", "Metal",
@@ -251,7 +247,11 @@ pub(super) fn install_log() {
             // A second context for word times loads the same again.
             weights.entry(device).or_insert(bytes);
         }
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{letter} {message}\n"));
+        let mut lines = String::new();
+        for line in message.lines() {
+            lines.extend([letter, " ", line, "\n"]);
+        }
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), lines.as_bytes());
     }
     // SAFETY: the callback is a plain function and needs no data. Both are set because every new state
     // copies whisper's callback into ggml.

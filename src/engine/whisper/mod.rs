@@ -15,9 +15,7 @@ use std::sync::{Arc, Mutex};
 use whisper_rs::{FullParams, WhisperContext, WhisperContextParameters, WhisperError};
 
 use alignment::Alignment;
-use device::{
-    Device, check_gpu_memory, cpu_description, gpu_devices, install_log, listed_devices, no_gpu_reason,
-};
+use device::{Device, check_gpu_memory, cpu_description, gpu_devices, install_log, no_gpu_reason};
 
 pub(super) use device::list_gpus;
 use slot::WhisperSlot;
@@ -31,6 +29,9 @@ use super::pace::Pace;
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     processor::check()?;
     super::gpu_libraries::link();
+    if spec.gpu_device.is_none() {
+        super::gpu_libraries::shut();
+    }
     install_log();
     let mut picked = None;
     if let Some(number) = spec.gpu_device {
@@ -98,7 +99,6 @@ impl Backend for Whisper {
             memory_total_bytes: memory.map(|m| m.1),
             memory_free_bytes: memory.map(|m| m.0),
             weights_bytes: device::weights(),
-            listed_devices: listed_devices(),
             system_info: whisper_rs::print_system_info().to_owned(),
             device_log: log,
             multilingual: self.context.is_multilingual(),
