@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA build without a CUDA installation: the toolkit comes from PyPI (about 840 MB under third_party/cuda-venv,
-# git-ignored), one architecture is compiled, and the binary is started where there is no driver.
+# git-ignored), one architecture is compiled, and the binary is started where there is no driver, and on drivers that do
+# not work (tests/cuda_driver.c).
 #   tests/cuda_from_wheels.sh [toolkit|build|check]     (nothing: all three; the build takes 15 minutes and more)
 # ARCHITECTURE=89-real chooses another GPU generation, PROFILE=release a release build, FEATURES=cuda,opencl more backends.
 # Exit code: 0 good, 1 failed, 77 skipped: something is missing.
@@ -66,8 +67,33 @@ assert gpu["build"]["cuda_toolkit"] and gpu["build"]["cuda_architectures"], gpu[
 assert gpu["gpu_actually_enabled"] or gpu["recommendations"], "neither a GPU nor advice"' <<<"$report" || fail "the report"
     "$binary" --config "$work/config.toml" transcribe tests/fixtures/jfk.wav 2>/dev/null | tee "$work/text"
     grep -qi "ask what you can do for your country" "$work/text" || fail "the transcript"
+    drivers "$work"
     rm -rf "$work"
     echo "== good"
+}
+
+# drivers FOLDER: what is said, and that the CPU serves, where the driver is there and does not work.
+drivers() {
+    "${CC:-cc}" -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$1/libcuda.so.1" tests/cuda_driver.c
+    on_driver() { # on_driver VARIABLE=VALUE COMMAND…
+        env LD_LIBRARY_PATH="$1" OCL_ICD_VENDORS=/nowhere VK_DRIVER_FILES=/nowhere.json "$2" "$binary" --config "$1/config.toml" "${@:3}" 2>/dev/null
+    }
+    local case setting expected first
+    # CUresult, or the setting that leads there, and the advice that must come first.
+    for case in \
+        DRIVER_ANSWERS=100:cuda-no-device DRIVER_ANSWERS=999:cuda-unknown-error DRIVER_ANSWERS=803:nvidia-version-mismatch \
+        DRIVER_ANSWERS=34:cuda-stub-library DRIVER_ANSWERS=804:cuda-compatibility-library \
+        DRIVER_ANSWERS=802:cuda-fabric-manager DRIVER_ANSWERS=46:cuda-device-busy DRIVER_ANSWERS=304:cuda-start-failed \
+        DRIVER_VERSION=11040:nvidia-driver-too-old DRIVER_CRASHES=1:gpu-search-ended; do
+        setting=${case%%:*} expected=${case#*:}
+        first=$(on_driver "$1" "$setting" doctor --json | python3 -c 'import json, sys
+print(json.load(sys.stdin)["gpu"]["advice"][0]["id"])')
+        # In a container the mismatch has a name of its own.
+        [[ $first == "$expected" || $first == "$expected-in-container" ]] || fail "$setting: $first, expected $expected"
+        echo "$setting: $first"
+    done
+    on_driver "$1" DRIVER_CRASHES=1 transcribe tests/fixtures/jfk.wav | grep -qi "ask what you can do for your country" ||
+        fail "the transcript on a driver that crashes"
 }
 
 case "${1:-all}" in

@@ -35,7 +35,9 @@ pub(super) fn opencl(found: &mut Findings<'_>) {
         );
         return;
     }
-    if facts.opencl_drivers.iter().all(|driver| driver.software) {
+    // Another backend's trouble is the one to solve where no GPU is OpenCL's.
+    let ours = found.list.is_empty() || facts.has_gpu(Vendor::Intel);
+    if ours && facts.opencl_drivers.iter().all(|driver| driver.software) {
         let install = found.install(&Package::OpenClIntel);
         found.add(
             "opencl-driver-missing",

@@ -290,7 +290,7 @@ fn rows() -> Vec<Row> {
         ("CUDA sees no GPU, and OpenCL has no driver",
             built(&[Backend::Cuda, Backend::OpenCl]).library("cuda", "/usr/lib/libcuda.so.580.65.06").library("OpenCL", "/usr/lib/libOpenCL.so.1")
                 .log("ggml found no GPU (ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected; ggml_opencl: plaform IDs not available.)"),
-            &["cuda-no-device", "opencl-driver-missing"], "--gpus all"),
+            &["cuda-no-device"], "--gpus all"),
         ("the toolkit's stub for the driver",
             cuda().library("cuda", "/usr/local/cuda/lib64/stubs/libcuda.so.1").log("ggml_cuda_init: failed to initialize CUDA: CUDA driver is a stub library"),
             &["cuda-stub-library"], "`/usr/local/cuda/lib64/stubs`"),
