@@ -2,7 +2,7 @@
 # The CUDA build without a CUDA installation: the toolkit comes from PyPI (about 840 MB under third_party/cuda-venv,
 # git-ignored), one architecture is compiled, and the binary is started where there is no driver, and on drivers that do
 # not work (tests/cuda_driver.c).
-#   tests/cuda_from_wheels.sh [toolkit|build|check]     (nothing: all three; the build takes 15 minutes and more)
+#   tests/cuda_from_wheels.sh [toolkit|build|check]     (nothing: all three; the build takes an hour and more on two cores)
 # ARCHITECTURE=89-real chooses another GPU generation, PROFILE=release a release build, FEATURES=cuda,opencl more backends.
 # Exit code: 0 good, 1 failed, 77 skipped: something is missing.
 set -euo pipefail
