@@ -78,7 +78,8 @@ wba() { "$BINARY" --config "$WORK/config.toml" "$@"; }
 start_server() {
     stop_server
     : >"$WORK/out"
-    wba serve "$@" >"$WORK/out" 2>"$WORK/log" &
+    # Not through a function: the process to stop would be a shell, not the server.
+    "$BINARY" --config "$WORK/config.toml" serve "$@" >"$WORK/out" 2>"$WORK/log" &
     SERVER=$!
     BASE=
     local waited=0
@@ -222,6 +223,7 @@ bench() {
                 "$(calc "$clients * $duration / $wall" 1)" \
                 "$([ "$clients" = 1 ] && first_word)" "$([ "$clients" = 1 ] && memory "$device")"
         done
+        [ "$(curl -sS "$BASE/stats" | json fallbacks)" = 0 ] || fail "the GPU was given up on the way; see /gpu-status"
     done
 }
 

@@ -95,6 +95,9 @@ macro_rules! device_or_skip {
     };
 }
 
+#[path = "gpu_test/script.rs"]
+mod script;
+
 fn model() -> PathBuf {
     let path = std::env::var_os("GPU_TEST_MODEL").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ggml-tiny.en.bin"),
