@@ -3,6 +3,8 @@
 //! All dialects get the same four keys under `error`: a superset of what Azure and OpenAI send, which every SDK
 //! reads. The matches below are exhaustive on purpose: a new cause does not compile until it has a status.
 
+mod audio;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -188,9 +190,6 @@ pub struct ErrorBody {
 /// (contract of the SDKs' retry logic).
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// The service's own list, which clients' users know; more is accepted.
-const FORMATS: &str = "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']";
-
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -305,7 +304,7 @@ impl ApiError {
                 (400, INVALID, Some("invalid_value"), format!("Could not parse multipart form: {detail}"))
             }
             Self::Field { code, message, .. } => (400, INVALID, *code, message.clone()),
-            Self::Audio { error, family, has_extension } => audio(error, *family, *has_extension, azure),
+            Self::Audio { error, family, has_extension } => audio::audio(error, *family, *has_extension, azure),
             Self::Internal { .. } => (
                 500,
                 SERVER,
@@ -407,64 +406,6 @@ impl ApiError {
     }
 }
 
-type Row = (u16, &'static str, Option<&'static str>, String);
-
-/// A recording's failure in the words of the model family that was asked for.
-fn audio(error: &AudioError, family: Family, has_extension: bool, azure: bool) -> Row {
-    let invalid = |message: String| (400, INVALID, Some("invalid_value"), message);
-    match error {
-        AudioError::Empty | AudioError::TooShort { .. } => (
-            400,
-            INVALID,
-            Some("audio_too_short"),
-            "Audio file is too short. Minimum audio length is 0.1 seconds.".to_owned(),
-        ),
-        AudioError::Unrecognized
-        | AudioError::UnsupportedContainer { .. }
-        | AudioError::UnsupportedCodec { .. }
-        | AudioError::NoAudioTrack { .. }
-        | AudioError::Corrupt { .. } => {
-            if family != Family::Whisper {
-                return invalid(format!("Audio file might be corrupted or unsupported: {error}"));
-            }
-            let start = match error {
-                AudioError::Unrecognized if !has_extension => "Unrecognized file format.",
-                _ => "Invalid file format.",
-            };
-            (
-                400,
-                INVALID,
-                None,
-                format!("{start} Supported formats: {FORMATS} ({error})"),
-            )
-        }
-        AudioError::TooLong { limit_seconds } => invalid(format!(
-            "audio duration is longer than {limit_seconds} seconds which is the maximum for this model"
-        )),
-        AudioError::Channels { .. }
-        | AudioError::SampleRate { .. }
-        | AudioError::Tracks { .. }
-        | AudioError::Metadata { .. }
-        | AudioError::TooSlow { .. } => invalid(error.to_string()),
-        AudioError::TooLarge {
-            limit_bytes,
-            seen_bytes,
-        } => (413, SERVER, None, too_large(*limit_bytes, *seen_bytes)),
-        AudioError::Cancelled => (
-            503,
-            "service_unavailable_error",
-            Some("server_is_stopping"),
-            "The server is stopping.".to_owned(),
-        ),
-        AudioError::Io(_) => (
-            500,
-            SERVER,
-            azure.then_some("InternalServerError"),
-            "The server could not keep the upload. Its log says more under the request's id.".to_owned(),
-        ),
-    }
-}
-
 const AZURE_DENIED: &str = "Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an active subscription and use a correct regional API endpoint for your resource.";
 const NO_KEY: &str = "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY), or in an api-key header.";
 const NOT_FOUND: &str = "Resource not found";
@@ -521,144 +462,4 @@ pub(super) fn answer(error: &ApiError, dialect: Dialect, user_agent: Option<&str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(error: &ApiError, dialect: Dialect) -> (u16, Option<&'static str>, Option<&'static str>, String) {
-        let wire = error.wire(dialect);
-        (
-            wire.status.as_u16(),
-            wire.error.param,
-            wire.error.code,
-            wire.error.message,
-        )
-    }
-
-    #[test]
-    fn recordings_are_refused_in_the_words_of_their_family() {
-        type Case = (
-            AudioError,
-            Family,
-            bool,
-            Option<&'static str>,
-            Option<&'static str>,
-            &'static str,
-        );
-        let cases: Vec<Case> = vec![
-            (
-                AudioError::Empty,
-                Family::Whisper,
-                true,
-                Some("file"),
-                Some("audio_too_short"),
-                "Audio file is too short. Minimum audio length is 0.1 seconds.",
-            ),
-            (
-                AudioError::TooShort { seconds: 0.01 },
-                Family::Gpt4o,
-                true,
-                Some("file"),
-                Some("audio_too_short"),
-                "Audio file is too short. Minimum audio length is 0.1 seconds.",
-            ),
-            (
-                AudioError::Unrecognized,
-                Family::Whisper,
-                true,
-                None,
-                None,
-                "Invalid file format. Supported formats: ['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']",
-            ),
-            (
-                AudioError::Unrecognized,
-                Family::Whisper,
-                false,
-                None,
-                None,
-                "Unrecognized file format. Supported formats: ['flac', ",
-            ),
-            (
-                AudioError::UnsupportedContainer {
-                    found: "zip".to_owned(),
-                },
-                Family::Whisper,
-                false,
-                None,
-                None,
-                "Invalid file format. Supported formats: ",
-            ),
-            (
-                AudioError::Corrupt {
-                    container: "wav".to_owned(),
-                    detail: "x".to_owned(),
-                },
-                Family::Gpt4o,
-                true,
-                Some("file"),
-                Some("invalid_value"),
-                "Audio file might be corrupted or unsupported",
-            ),
-            (
-                AudioError::TooLong { limit_seconds: 1400 },
-                Family::Gpt4o,
-                true,
-                None,
-                Some("invalid_value"),
-                "audio duration is longer than 1400 seconds which is the maximum for this model",
-            ),
-            (
-                AudioError::Channels { found: 99, limit: 32 },
-                Family::Whisper,
-                true,
-                Some("file"),
-                Some("invalid_value"),
-                "the recording has 99 channels",
-            ),
-        ];
-        for (error, family, has_extension, param, code, message) in cases {
-            let error = ApiError::Audio {
-                error,
-                family,
-                has_extension,
-            };
-            for dialect in [Dialect::AzureClassic, Dialect::AzureV1, Dialect::OpenAi] {
-                let found = row(&error, dialect);
-                assert_eq!((found.0, found.1, found.2), (400, param, code), "{error:?}");
-                assert!(
-                    found.3.starts_with(message),
-                    "{} does not start with {message}",
-                    found.3
-                );
-                assert_eq!(error.wire(dialect).error.r#type, "invalid_request_error");
-                assert_eq!(error.wire(dialect).retry, Retry::Never);
-            }
-        }
-    }
-
-    #[test]
-    fn our_own_faults_tell_no_detail() {
-        let error = ApiError::Internal {
-            detail: "/secret/path".to_owned(),
-            permanent: false,
-        };
-        for dialect in [Dialect::AzureClassic, Dialect::OpenAi] {
-            let wire = error.wire(dialect);
-            assert_eq!((wire.status.as_u16(), wire.error.r#type), (500, "server_error"));
-            assert!(!wire.error.message.contains("secret"));
-        }
-    }
-
-    #[test]
-    fn waits_stay_within_what_every_client_obeys() {
-        for (seconds, header) in [(0.0, "1"), (0.4, "1"), (2.1, "3"), (900.0, "60")] {
-            let busy = ApiError::Busy(Busy {
-                retry_after: Duration::from_secs_f64(seconds),
-            });
-            let response = answer(&busy, Dialect::OpenAi, Some("OpenAI/Python 2.54.0"));
-            assert_eq!(response.headers()["retry-after"], header);
-            assert!(response.headers().get("x-should-retry").is_none());
-            let response = answer(&busy, Dialect::OpenAi, Some("OpenAI/JS 4.104.0"));
-            assert_eq!(response.headers()["x-should-retry"], "false");
-        }
-    }
-}
+mod tests;
