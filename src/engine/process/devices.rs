@@ -58,28 +58,20 @@ impl Launcher {
                 NoGpu::because(format!("the GPU driver did not answer within {limit} s"))
             })?
             .map_err(|e| NoGpu::because(format!("`{}` cannot be started: {e}", self.program.display())))?;
-        if output.status.success()
-            && let Ok(devices) = serde_json::from_slice::<Vec<GpuDevice>>(&output.stdout)
-        {
-            if !devices.is_empty() {
-                return Ok(devices);
-            }
-            let reason = complaints(&output.stderr).map_or_else(
-                || "ggml found no GPU".to_owned(),
-                |line| format!("ggml found no GPU ({line})"),
-            );
-            return Err(NoGpu {
-                reason,
-                log: search_log(&output.stderr),
-            });
-        }
-        let said = complaints(&output.stderr)
-            .map(|line| format!(": {line}"))
-            .unwrap_or_default();
-        Err(NoGpu {
-            reason: format!("looking for GPUs ended with {}{said}", describe(output.status)),
-            log: search_log(&output.stderr),
-        })
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let said = complaints(&stderr);
+        let listed: Option<Vec<GpuDevice>> = serde_json::from_slice(&output.stdout)
+            .ok()
+            .filter(|_| output.status.success());
+        let reason = match (listed, said) {
+            (Some(devices), _) if !devices.is_empty() => return Ok(devices),
+            (Some(_), None) => "ggml found no GPU".to_owned(),
+            (Some(_), Some(said)) => format!("ggml found no GPU ({said})"),
+            (None, None) => format!("looking for GPUs ended with {}", describe(output.status)),
+            (None, Some(said)) => format!("looking for GPUs ended with {}: {said}", describe(output.status)),
+        };
+        let log = search_log(&stderr);
+        Err(NoGpu { reason, log })
     }
 }
 
@@ -92,10 +84,9 @@ fn lines(stderr: &str) -> impl Iterator<Item = (char, &str)> {
 }
 
 /// What a child complained about while it looked for devices, one line for each backend that has none.
-fn complaints(stderr: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(stderr);
+fn complaints(stderr: &str) -> Option<String> {
     let mut complaints: Vec<&str> = Vec::new();
-    for (_, words) in lines(&text).filter(|(level, _)| *level != 'I') {
+    for (_, words) in lines(stderr).filter(|(level, _)| *level != 'I') {
         if !complaints.contains(&words) {
             complaints.push(words);
         }
@@ -105,9 +96,8 @@ fn complaints(stderr: &[u8]) -> Option<String> {
 }
 
 /// Everything it said, for the advice.
-fn search_log(stderr: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(stderr);
-    let all: Vec<&str> = lines(&text).map(|(_, words)| words).collect();
+fn search_log(stderr: &str) -> Vec<String> {
+    let all: Vec<&str> = lines(stderr).map(|(_, words)| words).collect();
     let newest = all.len().saturating_sub(SEARCH_LINES);
     all[newest..].iter().map(|line| (*line).to_owned()).collect()
 }
