@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use whisper_backend_api::audio::{AudioLimits, AudioStream, ChannelMode, UploadedAudio};
-use whisper_backend_api::http::{Family, Presentation, ResponseFormat, rendered};
+use whisper_backend_api::render::{Family, Presentation, ResponseFormat, body};
 use whisper_backend_api::speech::{Windower, WindowerOptions};
 use whisper_backend_api::transcript::{Segment, Task, Transcript, Word, compression_ratio};
 
@@ -152,7 +152,7 @@ fn rendering(c: &mut Criterion) {
             language: None,
             prompt_bytes: 0,
         };
-        group.bench_function(name, |b| b.iter(|| rendered(black_box(&transcript), &shown)));
+        group.bench_function(name, |b| b.iter(|| body(black_box(&transcript), &shown)));
     }
     group.bench_function("compression ratio of a window", |b| {
         let text = transcript.segments[0].text.repeat(6);

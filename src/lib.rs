@@ -7,11 +7,14 @@
 //! 3. [`audio`]: bytes → mono 16 kHz samples, as a stream of bounded memory.
 //! 4. [`speech`]: samples → windows of at most 30 s, cut at silence.
 //! 5. [`schedule`]: which window runs when, on how many cores; retries.
-//! 6. [`engine`]: the child processes that run whisper.cpp, and the messages between.
-//! 7. [`transcript`]: windows' results → one transcript, in time order.
+//! 6. [`serving`]: which models live, their engines, restarts and moves between devices.
+//! 7. [`engine`]: the child processes that run the model, and the messages between.
+//! 8. [`transcript`]: windows' results → one transcript, in time order.
+//! 9. [`render`]: transcript → body.
 //!
-//! Beside them: [`app`] (start and stop), [`config`], [`models`] (files on disk, downloads, conversion),
-//! [`diagnostics`] (what this machine has and what to type), [`metrics`], [`locale`], [`telemetry`].
+//! Beside them: [`app`] (start and stop), [`status`] (what runs, for the diagnostic routes), [`config`], [`models`]
+//! (files on disk, downloads, conversion), [`diagnostics`] (what this machine has and what to type), [`metrics`],
+//! [`locale`], [`telemetry`].
 
 pub mod app;
 pub mod audio;
@@ -25,7 +28,10 @@ pub mod languages;
 pub mod locale;
 pub mod metrics;
 pub mod models;
+pub mod render;
 pub mod schedule;
+pub mod serving;
 pub mod speech;
+pub mod status;
 pub mod telemetry;
 pub mod transcript;

@@ -19,9 +19,8 @@ use tower::ServiceExt;
 use whisper_backend_api::audio::{AudioError, UploadedAudio};
 use whisper_backend_api::config::Config;
 use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, router, serve};
-use whisper_backend_api::jobs::{
-    Busy, JobError, JobEvent, JobHandle, JobRunner, ModelInfo, Ticket, TranscribeOptions,
-};
+use whisper_backend_api::jobs::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
+use whisper_backend_api::serving::{ModelInfo, ServingError};
 use whisper_backend_api::transcript::{Segment, Task, TokenLogprob, Transcript, Word};
 
 // ---------------------------------------------------------------------------------------------- the runner
@@ -61,11 +60,11 @@ impl JobRunner for Scripted {
         }
     }
 
-    fn resolve(&self, name: &str) -> Result<String, JobError> {
+    fn resolve(&self, name: &str) -> Result<String, ServingError> {
         match name {
             "panic" => panic!("scripted"),
             "my-whisper" | "whisper-1" => Ok("base".to_owned()),
-            name if self.strict => Err(JobError::UnknownDeployment {
+            name if self.strict => Err(ServingError::UnknownDeployment {
                 name: name.to_owned(),
             }),
             _ => Ok("base".to_owned()),
@@ -782,8 +781,10 @@ async fn every_failure_of_a_job_has_its_answer() {
             "The server had an error while processing your request.",
         ),
         (
-            || JobError::Unavailable {
-                reason: "no model is installed".to_owned(),
+            || {
+                JobError::Serving(ServingError::Unavailable {
+                    reason: "no model is installed".to_owned(),
+                })
             },
             503,
             "service_unavailable_error",
@@ -800,7 +801,7 @@ async fn every_failure_of_a_job_has_its_answer() {
             "The server is stopping.",
         ),
         (
-            || JobError::UnknownDeployment { name: "x".to_owned() },
+            || JobError::Serving(ServingError::UnknownDeployment { name: "x".to_owned() }),
             404,
             "invalid_request_error",
             None,

@@ -13,9 +13,9 @@ use super::progress::Shown;
 use super::{Common, say_error};
 use crate::app::App;
 use crate::audio::UploadedAudio;
-use crate::http::{Family, Presentation, ResponseFormat, rendered};
 use crate::jobs::{JobEvent, JobRunner, TranscribeOptions};
 use crate::languages;
+use crate::render::{self, Family, Presentation, ResponseFormat};
 use crate::transcript::{Segment, Task, Transcript};
 
 #[derive(Debug, Args)]
@@ -143,7 +143,7 @@ fn print(transcript: &Transcript, arguments: &Arguments) -> anyhow::Result<()> {
         language: arguments.language.clone(),
         prompt_bytes: 0,
     };
-    let body = rendered(transcript, &shown).map_err(|e| anyhow::anyhow!("{e:?}"))?;
+    let body = render::body(transcript, &shown)?.1;
     // A closed pipe (`| head`) is no error.
     let _ = std::io::Write::write_all(&mut std::io::stdout(), &body);
     Ok(())

@@ -17,7 +17,6 @@ pub mod message;
 #[cfg(feature = "whisper")]
 mod pace;
 pub mod process;
-pub mod supervisor;
 #[cfg(feature = "whisper")]
 mod whisper;
 

@@ -11,10 +11,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use crate::app::Status;
-use crate::jobs::ModelInfo;
 use crate::languages::LANGUAGES;
 use crate::locale::Locale;
+use crate::serving::ModelInfo;
+use crate::status::Status;
 
 /// The diagnostic routes.
 pub fn router(status: Arc<Status>) -> Router {

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::dialect::Dialect;
 use super::error::{ApiError, Failure, answer};
-use super::{AppState, admission, drain};
+use super::{AppState, auth, drain};
 
 /// What the layers learn of a request and handlers may want.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         Some(path) => path.as_str().to_owned(),
         None => "unmatched".to_owned(),
     };
-    let admitted = admission::check(
+    let admitted = auth::check(
         &app.keys,
         app.config.server.strict_api_version,
         dialect,

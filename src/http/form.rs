@@ -10,9 +10,10 @@ use multer::{Field, Multipart};
 
 use super::drain::{BodyError, BodyLimits, Progress, intake};
 use super::error::ApiError;
-use super::fields::{self, FORM_TEXT_BYTES, Fields, Presentation};
+use super::fields::{self, FORM_TEXT_BYTES, Fields};
 use crate::audio::{AudioError, Spool, UploadedAudio};
 use crate::jobs::TranscribeOptions;
+use crate::render::Presentation;
 use crate::transcript::Task;
 
 /// Parts in one form; SDKs send fewer than thirty.
@@ -287,7 +288,7 @@ impl Intermediate {
 fn spool_failure(error: AudioError) -> ApiError {
     ApiError::Audio {
         error,
-        family: super::error::Family::Whisper,
+        family: crate::render::Family::Whisper,
         has_extension: true,
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! A request meets, in this order: path clean-up ([`dialect`]), CORS, [`edge`] (id, key, error envelope, headers,
 //! log line, draining of what a refusal leaves unread), the handler of its route ([`transcriptions`], [`models`]),
-//! its form ([`form`], [`fields`]), and [`render`] or [`stream`].
+//! its form ([`form`], [`fields`]), and [`crate::render`] or [`stream`].
 
-mod admission;
+mod auth;
 pub mod diagnostics;
 mod dialect;
 mod drain;
@@ -14,7 +14,6 @@ mod fields;
 mod form;
 mod models;
 mod openapi;
-mod render;
 mod serve;
 mod stream;
 mod transcriptions;
@@ -28,13 +27,11 @@ use axum::middleware::from_fn_with_state;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-pub use admission::Keys;
+pub use auth::Keys;
 pub use dialect::Dialect;
 pub use edge::{Outcome, RequestContext};
-pub use error::{ApiError, ErrorBody, ErrorObject, Family, Retry, Wire};
-pub use fields::{Presentation, ResponseFormat};
+pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};
 pub use form::TranscriptionRequest;
-pub use render::rendered;
 pub use serve::{HEAD_TIMEOUT, serve};
 
 use crate::config::Config;

@@ -10,8 +10,10 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::dialect::{Dialect, decode};
 use super::edge::RequestContext;
-use super::error::{ApiError, Family};
-use crate::jobs::{JobRunner, ModelInfo};
+use super::error::ApiError;
+use crate::jobs::JobRunner;
+use crate::render::Family;
+use crate::serving::ModelInfo;
 
 /// Paths that list models; each has `/{id}` below it.
 pub(super) const PATHS: [&str; 3] = ["/v1/models", "/openai/v1/models", "/openai/models"];

@@ -16,8 +16,8 @@ use utoipa::openapi::{
 use utoipa::{OpenApi as _, ToSchema};
 
 use super::error::ErrorBody;
-use super::render::{StreamEvent, Transcription, VerboseTranscription};
 use super::{AppState, models, transcriptions};
+use crate::render::{StreamEvent, Transcription, VerboseTranscription};
 use crate::transcript::Task;
 
 pub(super) fn routes() -> Router<AppState> {

@@ -17,9 +17,8 @@ use tokio::time::timeout;
 
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorBody};
-use super::fields::{Presentation, ResponseFormat};
-use super::render::{self, StreamEvent};
 use crate::jobs::{JobError, JobEvent, JobHandle};
+use crate::render::{self, Presentation, ResponseFormat, StreamEvent};
 use crate::transcript::{Segment, Transcript};
 
 /// Silence after which a comment goes out, so that no proxy takes the connection for dead. Also how long a

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Extension, Request, State};
-use axum::http::{Method, Uri};
+use axum::http::{Method, Uri, header};
 use axum::response::Response;
 use axum::routing::{any, post};
 use axum::{Router, response::IntoResponse};
@@ -11,11 +11,12 @@ use axum::{Router, response::IntoResponse};
 use super::dialect::DeploymentPath;
 use super::drain::{BodyLimits, Lent};
 use super::edge::RequestContext;
-use super::error::{ApiError, Family};
+use super::error::ApiError;
 use super::form::{self, FormRules, TranscriptionRequest};
-use super::{AppState, models, render, stream};
+use super::{AppState, models, stream};
 use crate::jobs::{JobEvent, JobHandle};
-use crate::transcript::Task;
+use crate::render::{self, Family, Presentation};
+use crate::transcript::{Task, Transcript};
 
 /// Paths that take recordings, beside those below `/openai/deployments/`.
 pub(super) const PATHS: [(&str, Task); 6] = [
@@ -78,9 +79,7 @@ async fn deployment(
             deployment,
             operation,
         } => {
-            app.jobs
-                .resolve(&deployment)
-                .map_err(|error| ApiError::from_job(error, Family::Whisper, true))?;
+            app.jobs.resolve(&deployment).map_err(ApiError::from)?;
             Err(ApiError::ForeignOperation {
                 operation,
                 deployment,
@@ -111,7 +110,7 @@ async fn serve(
     }
     let resolve = |name: &str| match app.jobs.resolve(name) {
         Ok(_) => Ok(()),
-        Err(error) => Err(ApiError::from_job(error, Family::of(name), true)),
+        Err(error) => Err(error.into()),
     };
     if let Some(name) = &deployment {
         resolve(name)?;
@@ -158,14 +157,18 @@ async fn serve(
     }
     finished(job, shown.family, has_extension)
         .await
-        .and_then(|transcript| render::response(&transcript, &shown))
+        .and_then(|transcript| rendered(&transcript, &shown))
 }
 
-async fn finished(
-    mut job: JobHandle,
-    family: Family,
-    has_extension: bool,
-) -> Result<crate::transcript::Transcript, ApiError> {
+fn rendered(transcript: &Transcript, shown: &Presentation) -> Result<Response, ApiError> {
+    let (content_type, body) = render::body(transcript, shown).map_err(|error| ApiError::Internal {
+        detail: format!("render: {error}"),
+        permanent: true,
+    })?;
+    Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+}
+
+async fn finished(mut job: JobHandle, family: Family, has_extension: bool) -> Result<Transcript, ApiError> {
     while let Some(event) = job.events.recv().await {
         match event {
             Ok(JobEvent::Segments(_)) => {}

@@ -1,8 +1,8 @@
 //! One request's walk from upload to transcript, as a stream of events.
 
-pub mod registry;
 pub mod runner;
 
+use crate::serving::{ModelInfo, ServingError};
 use crate::transcript::{Segment, Task, Transcript};
 
 /// What a request asks of the model; how to show the answer is `http`'s business.
@@ -53,18 +53,9 @@ pub enum JobError {
     /// The recording is at fault, or the disk.
     #[error(transparent)]
     Audio(#[from] crate::audio::AudioError),
-    /// Nobody knows that name and `server.strict_deployments` is on.
-    #[error("unknown deployment or model `{name}`")]
-    UnknownDeployment {
-        /// As the client wrote it.
-        name: String,
-    },
-    /// No engine can be had: no model, or a build without `whisper`.
-    #[error("no transcription is possible: {reason}")]
-    Unavailable {
-        /// One sentence.
-        reason: String,
-    },
+    /// No model serves the name.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// Engines failed on this recording more often than is retried.
     #[error("transcription failed: {detail}")]
     Failed {
@@ -103,29 +94,6 @@ impl Ticket {
     }
 }
 
-/// A model as `/models` lists it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ModelInfo {
-    /// Catalogue name, deployment name or file stem.
-    pub id: String,
-    /// Seconds since 1970 of the file, or of the release.
-    pub created: i64,
-    /// File on disk, relative to the configuration's folder.
-    pub file: Option<String>,
-    /// Bytes on disk or in the catalogue.
-    pub bytes: Option<u64>,
-    /// On disk and whole.
-    pub installed: bool,
-    /// An engine holds it now.
-    pub loaded: bool,
-    /// Serves names that nobody knows.
-    pub default: bool,
-    /// The name comes from `[deployments]`.
-    pub deployment: bool,
-    /// Knows languages other than English.
-    pub multilingual: bool,
-}
-
 /// A running request. Dropping it cancels the work.
 #[derive(Debug)]
 pub struct JobHandle {
@@ -140,7 +108,7 @@ pub trait JobRunner: Send + Sync + 'static {
     /// Takes a place before an upload is read.
     fn admit(&self) -> Result<Ticket, Busy>;
     /// Checks a deployment or model name before an upload is read; `Ok` names the model that will serve it.
-    fn resolve(&self, name: &str) -> Result<String, JobError>;
+    fn resolve(&self, name: &str) -> Result<String, ServingError>;
     /// Starts the work; returns at once.
     fn start(
         &self,

@@ -9,14 +9,15 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::Registry;
-use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, ModelInfo, Ticket, TranscribeOptions};
+use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
 use crate::audio::{AudioError, AudioLimits, AudioStream, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
 use crate::config::{Config, FfmpegSetting, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
-use crate::schedule::{Model, RequestId, Scheduler, WindowTask};
+use crate::schedule::{RequestId, Scheduler, WindowTask};
+use crate::serving::registry::Registry;
+use crate::serving::{Model, ModelInfo, ServingError};
 use crate::speech::{Window, Windower, WindowerOptions};
 use crate::transcript::{Assembler, Place, Segment, Transcript};
 
@@ -125,7 +126,7 @@ impl JobRunner for Jobs {
         }
     }
 
-    fn resolve(&self, name: &str) -> Result<String, JobError> {
+    fn resolve(&self, name: &str) -> Result<String, ServingError> {
         self.inner.registry.resolve(name)
     }
 
@@ -191,11 +192,15 @@ impl Inner {
                 self.metrics.cancelled.add(1);
             }
             Err(
-                JobError::Audio(AudioError::Io(_)) | JobError::Failed { .. } | JobError::Unavailable { .. },
+                JobError::Audio(AudioError::Io(_))
+                | JobError::Failed { .. }
+                | JobError::Serving(ServingError::Unavailable { .. }),
             ) => {
                 self.metrics.failed.add(1);
             }
-            Err(JobError::Audio(_) | JobError::UnknownDeployment { .. }) => self.metrics.rejected.add(1),
+            Err(JobError::Audio(_) | JobError::Serving(ServingError::UnknownDeployment { .. })) => {
+                self.metrics.rejected.add(1);
+            }
         }
     }
 
@@ -245,7 +250,7 @@ impl Inner {
         });
         if !matches!(
             result,
-            Err(JobError::Failed { .. } | JobError::Unavailable { .. })
+            Err(JobError::Failed { .. } | JobError::Serving(ServingError::Unavailable { .. }))
         ) {
             decoded?;
         }
@@ -423,7 +428,7 @@ fn engine_error(error: EngineError) -> JobError {
     match error {
         EngineError::Cancelled => JobError::Cancelled,
         EngineError::Unavailable { reason } | EngineError::StartFailed { reason } => {
-            JobError::Unavailable { reason }
+            ServingError::Unavailable { reason }.into()
         }
         other => JobError::Failed {
             detail: other.to_string(),

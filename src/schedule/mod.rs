@@ -7,7 +7,6 @@
 //! request need not wait even for those: it runs as a guest, and a window of a longer recording stops for it at its
 //! next decoder step (`engine/courtesy.rs`).
 
-mod model;
 mod queue;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +15,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-pub use model::Model;
-use model::{Place, SeatGuard};
 use queue::Queue;
 
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::engine::{DecodeOptions, EngineError, Standing};
 use crate::metrics::Metrics;
+use crate::serving::model::{Model, Place, SeatGuard};
 use crate::transcript::WindowTranscript;
 
 /// Runs of one window at most: its engine may die under it twice without its being at fault.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use whisper_backend_api::engine::process::Launcher;
-use whisper_backend_api::engine::supervisor::{EnginePlan, Placement};
 use whisper_backend_api::engine::{DecodeOptions, EngineSpec};
 use whisper_backend_api::metrics::Metrics;
-use whisper_backend_api::schedule::{Model, RequestId, Scheduler, Watchdog, WindowTask};
+use whisper_backend_api::schedule::{RequestId, Scheduler, Watchdog, WindowTask};
+use whisper_backend_api::serving::Model;
+use whisper_backend_api::serving::supervisor::{EnginePlan, Placement};
 
 struct Engines {
     model: Arc<Model>,

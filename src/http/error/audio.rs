@@ -1,7 +1,8 @@
 //! Failures of a recording.
 
-use super::{Family, INVALID, SERVER, too_large};
+use super::{INVALID, SERVER, too_large};
 use crate::audio::AudioError;
+use crate::render::Family;
 
 /// The service's own list, which clients' users know; more is accepted.
 const FORMATS: &str = "['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']";

@@ -16,34 +16,8 @@ use utoipa::ToSchema;
 use super::dialect::Dialect;
 use crate::audio::AudioError;
 use crate::jobs::{Busy, JobError};
-
-/// Which generation of models a name belongs to, when it is literally one of the service's. It decides wording and
-/// the form of `usage`; abilities are a local Whisper model's in every case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// `whisper-1` and every name that is not the service's.
-    Whisper,
-    /// `gpt-4o-transcribe` and its smaller forms.
-    Gpt4o,
-    /// `gpt-4o-transcribe-diarize`.
-    Diarize,
-    /// `gpt-transcribe`.
-    GptTranscribe,
-}
-
-impl Family {
-    /// Reads it from the name the client asked for.
-    pub fn of(name: &str) -> Self {
-        match name.to_ascii_lowercase().as_str() {
-            "gpt-4o-transcribe" | "gpt-4o-mini-transcribe" | "gpt-4o-mini-transcribe-2025-12-15" => {
-                Self::Gpt4o
-            }
-            "gpt-4o-transcribe-diarize" => Self::Diarize,
-            "gpt-transcribe" => Self::GptTranscribe,
-            _ => Self::Whisper,
-        }
-    }
-}
+use crate::render::Family;
+use crate::serving::ServingError;
 
 /// Why a request is refused or fails.
 #[derive(Debug)]
@@ -193,6 +167,15 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
+impl From<ServingError> for ApiError {
+    fn from(error: ServingError) -> Self {
+        match error {
+            ServingError::UnknownDeployment { name } => Self::UnknownModel { name },
+            ServingError::Unavailable { reason } => Self::Unavailable { reason },
+        }
+    }
+}
+
 impl ApiError {
     /// One wrong field, with code `invalid_value`.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
@@ -212,8 +195,7 @@ impl ApiError {
                 family,
                 has_extension,
             },
-            JobError::UnknownDeployment { name } => Self::UnknownModel { name },
-            JobError::Unavailable { reason } => Self::Unavailable { reason },
+            JobError::Serving(error) => error.into(),
             // Engines were changed and windows retried before this: the same recording would fail again.
             JobError::Failed { detail } => Self::Internal {
                 detail,

@@ -3,53 +3,16 @@
 mod chunking;
 mod values;
 
-use super::error::{ApiError, Family};
+use super::error::ApiError;
 use crate::jobs::TranscribeOptions;
 use crate::languages;
+use crate::render::{Family, Presentation, ResponseFormat};
 use crate::transcript::Task;
 use chunking::chunking;
 #[cfg(test)]
 pub(super) use values::KNOWN;
 pub(super) use values::{FORM_TEXT_BYTES, Fields, known};
 use values::{number, unknown_value};
-
-/// How to show the transcript.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseFormat {
-    /// `{"text": …}`
-    Json,
-    /// The text and a line end.
-    Text,
-    /// SubRip.
-    Srt,
-    /// WebVTT.
-    Vtt,
-    /// Segments, words and their numbers.
-    VerboseJson,
-}
-
-/// Everything about the answer that the form decides.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Presentation {
-    /// Which body.
-    pub format: ResponseFormat,
-    /// Server-sent events.
-    pub stream: bool,
-    /// `segments` in `verbose_json`.
-    pub segments: bool,
-    /// `words` in `verbose_json`.
-    pub words: bool,
-    /// `logprobs` in `json`.
-    pub logprobs: bool,
-    /// Form of `usage`, wording of errors.
-    pub family: Family,
-    /// Transcribe or translate.
-    pub task: Task,
-    /// Language the client named, for recordings without speech.
-    pub language: Option<String>,
-    /// Bytes of prompt, from which its tokens are estimated.
-    pub prompt_bytes: usize,
-}
 
 /// Reads all fields.
 ///

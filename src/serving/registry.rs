@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{JobError, ModelInfo};
+use super::model::Model;
+use super::supervisor::{EnginePlan, Placement};
+use super::{ModelInfo, ServingError};
 use crate::config::{Config, Count, GpuDevices, Switch};
 use crate::engine::EngineSpec;
 use crate::engine::message::GpuDevice;
 use crate::engine::process::{Launcher, NoGpu};
-use crate::engine::supervisor::{EnginePlan, Placement};
 use crate::metrics::Metrics;
 use crate::models::{Languages, Store};
-use crate::schedule::Model;
 
 /// Most decoders a state is warmed for (openai-whisper `best_of`).
 const MAX_DECODERS: u32 = 5;
@@ -194,7 +194,7 @@ impl Registry {
     }
 
     /// The file that a deployment or model name means, or `None` for the default.
-    fn named(&self, name: &str) -> Result<Option<(String, PathBuf)>, JobError> {
+    fn named(&self, name: &str) -> Result<Option<(String, PathBuf)>, ServingError> {
         // Resolving reads the file's headers; once is enough while the file is there.
         let known = self
             .resolved
@@ -213,11 +213,14 @@ impl Registry {
         Ok(found)
     }
 
-    fn look_up(&self, name: &str) -> Result<Option<(String, PathBuf)>, JobError> {
+    fn look_up(&self, name: &str) -> Result<Option<(String, PathBuf)>, ServingError> {
         if let Some(target) = self.config.deployments.get(name) {
-            let model = self.store.resolve(target).map_err(|e| JobError::Unavailable {
-                reason: format!("deployment `{name}`: {e}"),
-            })?;
+            let model = self
+                .store
+                .resolve(target)
+                .map_err(|e| ServingError::Unavailable {
+                    reason: format!("deployment `{name}`: {e}"),
+                })?;
             return Ok(Some((model.name, model.path)));
         }
         if let Ok(model) = self.store.resolve(name)
@@ -230,7 +233,7 @@ impl Registry {
             _ => None,
         };
         if self.config.server.strict_deployments && default.as_deref() != Some(name) {
-            return Err(JobError::UnknownDeployment {
+            return Err(ServingError::UnknownDeployment {
                 name: name.to_owned(),
             });
         }
@@ -238,14 +241,14 @@ impl Registry {
     }
 
     /// The name of the model that serves a name.
-    pub fn resolve(&self, name: &str) -> Result<String, JobError> {
+    pub fn resolve(&self, name: &str) -> Result<String, ServingError> {
         if let Some((model, _)) = self.named(name)? {
             return Ok(model);
         }
         match &*self.default.borrow() {
             DefaultModel::Started { model, .. } => Ok(model.name.clone()),
             DefaultModel::Starting { doing } => Ok(doing.clone()),
-            DefaultModel::Failed { reason } => Err(JobError::Unavailable {
+            DefaultModel::Failed { reason } => Err(ServingError::Unavailable {
                 reason: reason.clone(),
             }),
         }
@@ -256,7 +259,7 @@ impl Registry {
     /// # Cancel safety
     ///
     /// Safe; loading goes on.
-    pub async fn ready_model(&self, name: &str) -> Result<Arc<Model>, JobError> {
+    pub async fn ready_model(&self, name: &str) -> Result<Arc<Model>, ServingError> {
         let model = match self.named(name)? {
             Some((name, file)) => self.load(&name, &file),
             None => self.default_ready()?,
@@ -264,11 +267,11 @@ impl Registry {
         model
             .settled()
             .await
-            .map_err(|reason| JobError::Unavailable { reason })?;
+            .map_err(|reason| ServingError::Unavailable { reason })?;
         Ok(model)
     }
 
-    fn default_ready(&self) -> Result<Arc<Model>, JobError> {
+    fn default_ready(&self) -> Result<Arc<Model>, ServingError> {
         let state = self.default_model();
         match state {
             DefaultModel::Started { model, .. } => {
@@ -289,8 +292,8 @@ impl Registry {
                 });
                 Ok(fresh)
             }
-            DefaultModel::Starting { doing } => Err(JobError::Unavailable { reason: doing }),
-            DefaultModel::Failed { reason } => Err(JobError::Unavailable { reason }),
+            DefaultModel::Starting { doing } => Err(ServingError::Unavailable { reason: doing }),
+            DefaultModel::Failed { reason } => Err(ServingError::Unavailable { reason }),
         }
     }
 

@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::diagnostics::{self, ActualDevice, EngineFacts, GpuReport, MachineFacts};
 use crate::engine::DeviceReport;
-use crate::jobs::registry::{DefaultModel, Gpus, Registry};
-use crate::jobs::{JobRunner as _, ModelInfo, runner::Jobs};
+use crate::jobs::{JobRunner as _, runner::Jobs};
 use crate::locale::{Banner, Locale};
 use crate::metrics::Metrics;
-use crate::schedule::{Model, Scheduler};
+use crate::schedule::Scheduler;
+use crate::serving::registry::{DefaultModel, Gpus, Registry};
+use crate::serving::{Model, ModelInfo};
 
 /// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
 const FACTS_FRESH: Duration = Duration::from_secs(15);

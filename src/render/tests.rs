@@ -1,5 +1,4 @@
 use super::*;
-use crate::http::error::Family;
 use crate::transcript::{Segment, Task, TokenLogprob, Word};
 
 fn shown(format: ResponseFormat) -> Presentation {

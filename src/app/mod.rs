@@ -1,7 +1,5 @@
 //! Start: settings → models → engines → listen. Stop: no new requests → drain → end the engines.
 
-mod status;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +8,16 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use status::Status;
-
 use crate::config::{Config, Loaded};
 use crate::engine::process::Launcher;
 use crate::http::{self, AppState};
-use crate::jobs::registry::{DefaultModel, Registry};
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::{ModelError, Progress, PullOptions, Store};
 use crate::schedule::{Scheduler, Watchdog, available_cores};
+use crate::serving::registry::{DefaultModel, Registry};
+use crate::status::Status;
 
 /// Everything that runs, tied together.
 #[derive(Debug, Clone)]

@@ -5,9 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::error::EngineError;
-use super::message::{DeviceReport, EngineSpec};
-use super::process::{EngineProcess, Launcher};
+use crate::engine::process::{EngineProcess, Launcher};
+use crate::engine::{DeviceReport, EngineError, EngineSpec};
 use crate::metrics::Metrics;
 
 /// A large model on a slow disk with shader compilation takes minutes.

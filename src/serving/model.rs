@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::supervisor::{EnginePlan, Fallback, Placement, Seat, SeatState};
 use crate::engine::DeviceReport;
 use crate::engine::process::EngineProcess;
-use crate::engine::supervisor::{EnginePlan, Fallback, Placement, Seat, SeatState};
 use crate::metrics::Metrics;
 
 /// How fast old measurements fade.
@@ -31,7 +31,7 @@ struct Entry {
 }
 
 /// Where a window could run now.
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Here.
     Free(SeatGuard),
     /// Later.
@@ -45,29 +45,29 @@ pub(super) enum Place {
 
 /// A slot in use; frees itself.
 #[derive(Debug)]
-pub(super) struct SeatGuard {
+pub(crate) struct SeatGuard {
     engine: Arc<EngineProcess>,
     running: Arc<AtomicUsize>,
     rate: Arc<Mutex<Option<f64>>>,
 }
 
 impl SeatGuard {
-    pub(super) fn engine(&self) -> &EngineProcess {
+    pub(crate) fn engine(&self) -> &EngineProcess {
         &self.engine
     }
 
-    pub(super) fn is_gpu(&self) -> bool {
+    pub(crate) fn is_gpu(&self) -> bool {
         self.engine.report().gpu
     }
 
     /// Core seconds spent for so many seconds of audio.
-    pub(super) fn measured(&self, core_seconds: f64, audio_seconds: f64) {
+    pub(crate) fn measured(&self, core_seconds: f64, audio_seconds: f64) {
         let fresh = core_seconds / audio_seconds.max(1.0);
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         *rate = Some(rate.map_or(fresh, |old| old + RATE_WEIGHT * (fresh - old)));
     }
 
-    pub(super) fn seconds_per_second(&self) -> Option<f64> {
+    pub(crate) fn seconds_per_second(&self) -> Option<f64> {
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,10 +79,10 @@ impl Drop for SeatGuard {
 }
 
 /// Changes of any seat of a model.
-pub(super) struct Changes(Vec<watch::Receiver<SeatState>>);
+pub(crate) struct Changes(Vec<watch::Receiver<SeatState>>);
 
 impl Changes {
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         let waits: Vec<_> = self.0.iter_mut().map(|r| Box::pin(r.changed())).collect();
         if waits.is_empty() {
             std::future::pending::<()>().await;
@@ -115,18 +115,18 @@ impl Model {
         Arc::new(Self { name, file, seats })
     }
 
-    pub(super) fn changes(&self) -> Changes {
+    pub(crate) fn changes(&self) -> Changes {
         Changes(self.seats.iter().map(|e| e.seat.watch()).collect())
     }
 
     /// The least loaded engine with a free slot; one on the CPU, after trouble with its GPU, only when all GPUs are
     /// full. The caller serialises calls.
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         self.place_beside(0)
     }
 
     /// The engine on the processor whose slots are all taken, for one window more.
-    pub(super) fn place_guest(&self) -> Option<SeatGuard> {
+    pub(crate) fn place_guest(&self) -> Option<SeatGuard> {
         match self.place_beside(1) {
             Place::Free(seat) if !seat.is_gpu() => Some(seat),
             _ => None,

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::error::Family;
-use super::super::fields::Presentation;
+use super::{Family, Presentation};
 use crate::languages;
 use crate::transcript::{Segment, Task, TokenLogprob, Transcript};
 
