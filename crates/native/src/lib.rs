@@ -1,0 +1,17 @@
+//! The forward pass of Whisper on the processor, in Rust.
+//!
+//! A [`Weights`] holds one model, packed for the kernels; [`Weights::encode`] turns a log-mel spectrogram into the keys and
+//! values of one window ([`Encoded`]); [`Weights::step`] appends tokens to any number of hypotheses ([`Sequence`]) of any
+//! number of windows and gives their logits; [`Weights::attend`] gives the cross-attention weights for word times.
+//! Which instruction set runs is chosen when the weights are opened ([`Isa`]); a [`Team`] is the threads that work.
+//! No rule of decoding lives here.
+
+mod isa;
+mod model;
+mod shape;
+mod team;
+
+pub use isa::{Isa, IsaError};
+pub use model::{EncodeError, Encoded, Logits, Region, Row, Sequence, StepError, Weights};
+pub use shape::{LoadError, Precision, Shape, Tensor, Tensors};
+pub use team::Team;
