@@ -6,8 +6,13 @@
 //! Which instruction set runs is chosen when the weights are opened ([`Isa`]); a [`Team`] is the threads that work.
 //! No rule of decoding lives here.
 
+mod buffer;
+mod decoder;
 mod isa;
+mod kernels;
 mod model;
+mod pack;
+pub mod random;
 mod shape;
 mod team;
 

@@ -1,0 +1,426 @@
+//! What all instruction sets share: the walk over tiles, and everything that is not a product.
+
+#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies are vector code under the contract of `Kernels`")]
+#![allow(clippy::inline_always, reason = "must melt into a caller that has the target features")]
+
+use super::simd::Simd;
+use super::tile::{BlockTile, Tile};
+use super::{
+    Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise,
+};
+use crate::shape::HEAD;
+
+/// A panel's worth of accumulators for each row of a tile.
+#[repr(align(64))]
+struct Accumulators([f32; MOST_ROWS * PANEL]);
+
+impl Accumulators {
+    #[inline(always)]
+    fn new() -> std::mem::MaybeUninit<Self> {
+        std::mem::MaybeUninit::uninit()
+    }
+}
+
+/// A product with one scale for each row and channel.
+#[inline(always)]
+pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
+    let mut buffer = Accumulators::new();
+    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let (words, k) = (p.matrix.k / 4 * PANEL, p.matrix.k);
+    let tiles = p.rows.count.div_ceil(T::ROWS);
+    for panel in p.first_panel..p.end_panel {
+        let w = p.matrix.words.add(panel * words);
+        let scales = p.matrix.scales.add(panel * PANEL);
+        for tile in 0..tiles {
+            // Even tiles: 48 rows at 11 a tile become 4 times 10 or so, not 4 times 11 and a rest of 4.
+            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
+            let a = p.rows.start.add(first * p.rows.stride);
+            T::run(end - first, a, p.rows.stride, w, k / 4, sums.cast(), PANEL * 4);
+            for row in first..end {
+                let scale = p.rows.start.add(row * p.rows.stride + 4 + k * T::NUMBER).cast::<f32>().read_unaligned();
+                let scale = S::splat(scale);
+                let sums = sums.add((row - first) * PANEL);
+                finish::<S>(p, panel, row, |i, bias| {
+                    S::fma(S::from_i32(sums.add(i).cast()), S::mul(scale, S::load(scales.add(i))), bias)
+                });
+            }
+        }
+    }
+}
+
+/// A product with scales for each 64 elements.
+#[inline(always)]
+pub(crate) unsafe fn product_blocks<S: Simd, T: BlockTile>(p: &Product) {
+    let mut buffer = Accumulators::new();
+    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let (words, blocks) = (p.matrix.k / 4 * PANEL, p.matrix.k / BLOCK);
+    let tiles = p.rows.count.div_ceil(T::ROWS);
+    for panel in p.first_panel..p.end_panel {
+        let w = p.matrix.words.add(panel * words);
+        let scales = p.matrix.scales.add(panel * blocks * PANEL);
+        for tile in 0..tiles {
+            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
+            let a = p.rows.start.add(first * p.rows.stride);
+            T::run(end - first, a, p.rows.stride, w, blocks, scales, sums);
+            for row in first..end {
+                let sums = sums.add((row - first) * PANEL);
+                finish::<S>(p, panel, row, |i, bias| S::add(S::load(sums.add(i)), bias));
+            }
+        }
+    }
+}
+
+/// A product of bfloat16 or `f32`; `word` elements of k in a word.
+#[inline(always)]
+pub(crate) unsafe fn product_float<S: Simd, T: Tile>(p: &Product, word: usize) {
+    let mut buffer = Accumulators::new();
+    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let words = p.matrix.k / word;
+    let tiles = p.rows.count.div_ceil(T::ROWS);
+    for panel in p.first_panel..p.end_panel {
+        let w = p.matrix.words.add(panel * words * PANEL);
+        for tile in 0..tiles {
+            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
+            let a = p.rows.start.add(first * p.rows.stride);
+            T::run(end - first, a, p.rows.stride, w, words, sums.cast(), PANEL * 4);
+            for row in first..end {
+                let sums = sums.add((row - first) * PANEL);
+                finish::<S>(p, panel, row, |i, bias| S::add(S::load(sums.add(i)), bias));
+            }
+        }
+    }
+}
+
+/// Bias, epilogue and store of one row of a panel; `value` gives the lanes from channel `i` of the panel on.
+#[inline(always)]
+unsafe fn finish<S: Simd>(p: &Product, panel: usize, row: usize, value: impl Fn(usize, S::V) -> S::V) {
+    let column = panel * PANEL;
+    let bias = p.matrix.bias.add(column);
+    let out = p.out.add(row * p.out_stride + column);
+    if column + PANEL > p.matrix.n {
+        return finish_rest::<S>(p, column, row, value);
+    }
+    match p.epilogue {
+        Epilogue::Store => {
+            for i in (0..PANEL).step_by(S::LANES) {
+                S::store(out.add(i), value(i, S::load(bias.add(i))));
+            }
+        }
+        Epilogue::Gelu => {
+            for i in (0..PANEL).step_by(S::LANES) {
+                S::store(out.add(i), gelu::<S>(value(i, S::load(bias.add(i)))));
+            }
+        }
+        Epilogue::Add => {
+            for i in (0..PANEL).step_by(S::LANES) {
+                S::store(out.add(i), S::add(S::load(out.add(i)), value(i, S::load(bias.add(i)))));
+            }
+        }
+        Epilogue::GeluAdd { more, stride } => {
+            let more = more.add(row * stride + column);
+            for i in (0..PANEL).step_by(S::LANES) {
+                let v = gelu::<S>(value(i, S::load(bias.add(i))));
+                S::store(out.add(i), S::add(v, S::load(more.add(i))));
+            }
+        }
+        Epilogue::Scale { channels, by } => {
+            let by = S::splat(if column < channels { by } else { 1.0 });
+            for i in (0..PANEL).step_by(S::LANES) {
+                S::store(out.add(i), S::mul(value(i, S::load(bias.add(i))), by));
+            }
+        }
+    }
+}
+
+/// The last panel of a matrix whose channels do not fill it: the vocabulary's. Stored without an epilogue.
+#[cold]
+#[inline(always)]
+unsafe fn finish_rest<S: Simd>(p: &Product, column: usize, row: usize, value: impl Fn(usize, S::V) -> S::V) {
+    debug_assert!(matches!(p.epilogue, Epilogue::Store));
+    let mut rest = [0.0f32; PANEL];
+    for i in (0..PANEL).step_by(S::LANES) {
+        S::store(rest.as_mut_ptr().add(i), value(i, S::load(p.matrix.bias.add(column + i))));
+    }
+    let out = p.out.add(row * p.out_stride + column);
+    std::ptr::copy_nonoverlapping(rest.as_ptr(), out, p.matrix.n - column);
+}
+
+/// Rows of `f32` to 8-bit integers of `T` (`i8` or `i16`), a scale for each `block` elements; `start` times the sum of the
+/// integers goes before them.
+#[inline(always)]
+pub(crate) unsafe fn quantise_int8<S: Simd, const NUMBER: usize>(q: &Quantise, block: usize, start: i32) {
+    for row in 0..q.count {
+        let from = q.from.add(row * q.from_stride);
+        let to = q.to.add(row * q.to_stride);
+        for index in 0..q.k / block {
+            let from = from.add(index * block);
+            let to = to.add(index * (block * NUMBER + 8));
+            let mut largest = S::splat(0.0);
+            for i in (0..block).step_by(S::LANES) {
+                largest = S::max(largest, S::abs(S::load(from.add(i))));
+            }
+            let largest = S::largest(largest);
+            let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+            let mut sum = S::splat(0.0);
+            for i in (0..block).step_by(S::LANES) {
+                let v = S::round(S::mul(S::load(from.add(i)), inverse));
+                sum = S::add(sum, v);
+                let to = to.add(4 + i * NUMBER);
+                if NUMBER == 1 { S::store_i8(to.cast(), v) } else { S::store_i16(to.cast(), v) }
+            }
+            // Exact: at most 127 * 2^14, below 2^24.
+            to.cast::<i32>().write_unaligned(start * S::sum(sum) as i32);
+            to.add(4 + block * NUMBER).cast::<f32>().write_unaligned(largest / 127.0);
+        }
+    }
+}
+
+/// Rows of `f32` to bfloat16.
+#[inline(always)]
+pub(crate) unsafe fn quantise_bf16<S: Simd>(q: &Quantise) {
+    for row in 0..q.count {
+        let from = q.from.add(row * q.from_stride);
+        let to = q.to.add(row * q.to_stride).cast::<u16>();
+        for i in (0..q.k).step_by(S::LANES) {
+            S::store_bf16(to.add(i), S::load(from.add(i)));
+        }
+    }
+}
+
+/// Rows of `f32` as they are.
+#[inline(always)]
+pub(crate) unsafe fn copy_rows(q: &Quantise) {
+    for row in 0..q.count {
+        std::ptr::copy_nonoverlapping(
+            q.from.add(row * q.from_stride).cast::<u8>(),
+            q.to.add(row * q.to_stride),
+            q.k * 4,
+        );
+    }
+}
+
+/// 2^x, relative error 2e-7; 0 below 2^-126 or so.
+#[inline(always)]
+unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
+    let x = S::max(x, S::splat(-126.0));
+    let n = S::round(x);
+    let f = S::sub(x, n);
+    // The Taylor series of 2^f for |f| <= 0.5, up to the sixth power: the next term is below 1.2e-7.
+    let mut p = S::splat(1.540_353e-4);
+    for c in [1.333_355_8e-3f32, 9.618_129e-3, 5.550_411e-2, 0.240_226_51, std::f32::consts::LN_2, 1.0] {
+        p = S::fma(p, f, S::splat(c));
+    }
+    S::scale2(p, n)
+}
+
+/// GELU by the error function (Abramowitz and Stegun 7.1.26, absolute error 1.5e-7).
+#[inline(always)]
+unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
+    let z = S::mul(S::abs(x), S::splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = S::div(S::splat(1.0), S::fma(z, S::splat(0.327_591_1), S::splat(1.0)));
+    let mut p = S::splat(1.061_405_4);
+    for c in [-1.453_152f32, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        p = S::fma(p, t, S::splat(c));
+    }
+    let e = exp2::<S>(S::mul(S::mul(z, z), S::splat(-std::f32::consts::LOG2_E)));
+    // Half of erfc(|z|): GELU is x - x * half above 0 and x * half below.
+    let half = S::mul(S::mul(S::mul(p, t), e), S::splat(0.5));
+    let part = S::mul(x, half);
+    S::positive(x, S::sub(x, part), part)
+}
+
+/// See [`super::Kernels::layer_norm`]. The 1e-5 is PyTorch's default, which Whisper uses.
+#[inline(always)]
+pub(crate) unsafe fn layer_norm<S: Simd>(
+    to: *mut f32,
+    from: *const f32,
+    weight: *const f32,
+    bias: *const f32,
+    k: usize,
+) {
+    let mut sum = S::splat(0.0);
+    for i in (0..k).step_by(S::LANES) {
+        sum = S::add(sum, S::load(from.add(i)));
+    }
+    let mean = S::splat(S::sum(sum) / k as f32);
+    let mut squares = S::splat(0.0);
+    for i in (0..k).step_by(S::LANES) {
+        let d = S::sub(S::load(from.add(i)), mean);
+        squares = S::fma(d, d, squares);
+    }
+    let inverse = S::splat(1.0 / (S::sum(squares) / k as f32 + 1e-5).sqrt());
+    for i in (0..k).step_by(S::LANES) {
+        let d = S::mul(S::sub(S::load(from.add(i)), mean), inverse);
+        S::store(to.add(i), S::fma(d, S::load(weight.add(i)), S::load(bias.add(i))));
+    }
+}
+
+/// Softmax in base 2 over the first `count` of `padded` scores, not yet divided by the sum; the padding becomes 0.
+/// Returns (largest score, 1 / sum).
+#[inline(always)]
+unsafe fn softmax<S: Simd, const BF16: bool>(
+    scores: *const f32,
+    count: usize,
+    padded: usize,
+    to: *mut u8,
+) -> (f32, f32) {
+    let lowest = S::splat(f32::MIN);
+    let whole = count / S::LANES * S::LANES;
+    let mut largest = lowest;
+    for i in (0..whole).step_by(S::LANES) {
+        largest = S::max(largest, S::load(scores.add(i)));
+    }
+    if whole < count {
+        largest = S::max(largest, S::first(S::load(scores.add(whole)), count - whole, lowest));
+    }
+    let largest = S::largest(largest);
+    let (top, zero) = (S::splat(largest), S::splat(0.0));
+    let mut sum = zero;
+    for i in (0..whole).step_by(S::LANES) {
+        let e = exp2::<S>(S::sub(S::load(scores.add(i)), top));
+        sum = S::add(sum, e);
+        if BF16 { S::store_bf16(to.cast::<u16>().add(i), e) } else { S::store(to.cast::<f32>().add(i), e) }
+    }
+    for i in (whole..padded).step_by(S::LANES) {
+        let e = exp2::<S>(S::sub(S::load(scores.add(i)), top));
+        let e = S::first(e, count.saturating_sub(i), zero);
+        sum = S::add(sum, e);
+        if BF16 { S::store_bf16(to.cast::<u16>().add(i), e) } else { S::store(to.cast::<f32>().add(i), e) }
+    }
+    (largest, 1.0 / S::sum(sum))
+}
+
+/// Attention to one head. `word`: positions in a word of packed values; `BF16`: activations are bfloat16.
+#[inline(always)]
+pub(crate) unsafe fn attend<S: Simd, T: Tile, const BF16: bool>(a: &Attend, word: usize) {
+    let padded = a.head.padded;
+    let scores = a.scratch.cast::<f32>();
+    let probabilities = a.scratch.add(MOST_ROWS * padded * 4);
+    let number = if BF16 { 2 } else { 4 };
+    let tiles = a.queries.count.div_ceil(T::ROWS);
+    for tile in 0..tiles {
+        let (first, end) = (a.queries.count * tile / tiles, a.queries.count * (tile + 1) / tiles);
+        let rows = end - first;
+        let queries = a.queries.start.add(first * a.queries.stride);
+        for panel in 0..padded / PANEL {
+            let keys = a.head.keys.add(panel * (HEAD / word) * PANEL);
+            let out = scores.add(panel * PANEL).cast();
+            T::run(rows, queries, a.queries.stride, keys, HEAD / word, out, padded * 4);
+        }
+        let mut inverse = [0.0f32; MOST_ROWS];
+        for (row, inverse) in inverse.iter_mut().enumerate().take(rows) {
+            let scores = scores.add(row * padded);
+            let to = probabilities.add(row * padded * number);
+            let (largest, one) = softmax::<S, BF16>(scores, a.head.positions, padded, to);
+            *inverse = one;
+            if !a.weights.is_null() {
+                for i in 0..a.head.positions {
+                    *a.weights.add((first + row) * a.weights_stride + i) = (*scores.add(i) - largest).exp2() * one;
+                }
+            }
+        }
+        for panel in 0..HEAD / PANEL {
+            let values = a.head.values.add(panel * (padded / word) * PANEL);
+            let out = a.out.add(first * a.out_stride + panel * PANEL);
+            T::run(
+                rows,
+                probabilities,
+                padded * number,
+                values,
+                padded / word,
+                out.cast(),
+                a.out_stride * 4,
+            );
+        }
+        for (row, inverse) in inverse.iter().enumerate().take(rows) {
+            let out = a.out.add((first + row) * a.out_stride);
+            for i in (0..HEAD).step_by(S::LANES) {
+                S::store(out.add(i), S::mul(S::load(out.add(i)), S::splat(*inverse)));
+            }
+        }
+    }
+}
+
+/// Packs keys and values of all heads, as bfloat16 or `f32`. Whoever packs the last position also clears the padding of the
+/// values, which is multiplied by 0 and must be finite.
+#[inline(always)]
+pub(crate) unsafe fn pack_heads<S: Simd, const BF16: bool>(p: &PackHeads) {
+    let positions = p.positions;
+    let word = if BF16 { 2 } else { 1 };
+    let words = HEAD / word;
+    let mut row = [0u32; HEAD];
+    for head in 0..p.heads {
+        let keys = p.keys.add(head * p.padded * words);
+        for r in 0..p.count {
+            let from = p.keys_from.add(r * p.from_stride + head * HEAD);
+            for i in (0..HEAD).step_by(S::LANES) {
+                if BF16 {
+                    S::store_bf16(row.as_mut_ptr().cast::<u16>().add(i), S::load(from.add(i)));
+                } else {
+                    S::store(row.as_mut_ptr().cast::<f32>().add(i), S::load(from.add(i)));
+                }
+            }
+            let position = p.first + r;
+            let to = keys.add(position / PANEL * words * PANEL + position % PANEL);
+            for (i, word) in row.iter().enumerate().take(words) {
+                *to.add(i * PANEL) = *word;
+            }
+        }
+        let values = p.values.add(head * p.padded * words);
+        let panel = p.padded / word * PANEL;
+        for r in (0..p.count).step_by(word) {
+            let from = p.values_from.add(r * p.from_stride + head * HEAD);
+            let to = values.add((p.first + r) / word * PANEL);
+            if BF16 {
+                let (mut low, mut high) = ([0u16; HEAD], [0u16; HEAD]);
+                for i in (0..HEAD).step_by(S::LANES) {
+                    S::store_bf16(low.as_mut_ptr().add(i), S::load(from.add(i)));
+                    if r + 1 < p.count {
+                        S::store_bf16(high.as_mut_ptr().add(i), S::load(from.add(p.from_stride + i)));
+                    }
+                }
+                for (word, (low, high)) in row.iter_mut().zip(low.iter().zip(&high)) {
+                    *word = u32::from(*low) | u32::from(*high) << 16;
+                }
+            } else {
+                std::ptr::copy_nonoverlapping(from.cast(), row.as_mut_ptr(), HEAD);
+            }
+            for half in 0..HEAD / PANEL {
+                std::ptr::copy_nonoverlapping(row.as_ptr().add(half * PANEL), to.add(half * panel), PANEL);
+            }
+        }
+        if p.first + p.count == positions {
+            for position in (positions.next_multiple_of(word)..p.padded).step_by(word) {
+                for half in 0..HEAD / PANEL {
+                    std::ptr::write_bytes(values.add(half * panel + position / word * PANEL), 0, PANEL);
+                }
+            }
+        }
+    }
+}
+
+/// Attention of one query to earlier tokens.
+#[inline(always)]
+pub(crate) unsafe fn attend_pages<S: Simd>(a: &AttendPages) {
+    let padded = a.count.next_multiple_of(16);
+    for position in 0..a.count {
+        let key = (*a.pages.add(position / PAGE)).add(a.keys_at + position % PAGE * a.stride).cast_const();
+        let mut dot = S::splat(0.0);
+        for i in (0..HEAD).step_by(S::LANES) {
+            dot = S::fma(S::load(a.query.add(i)), S::load(key.add(i)), dot);
+        }
+        *a.scores.add(position) = S::sum(dot);
+    }
+    let (_, inverse) = softmax::<S, false>(a.scores, a.count, padded, a.scores.cast());
+    for i in (0..HEAD).step_by(S::LANES * 2) {
+        let mut sums = [S::splat(0.0); 2];
+        for position in 0..a.count {
+            let value = (*a.pages.add(position / PAGE)).add(a.values_at + position % PAGE * a.stride + i);
+            let weight = S::splat(*a.scores.add(position));
+            sums[0] = S::fma(weight, S::load(value), sums[0]);
+            sums[1] = S::fma(weight, S::load(value.add(S::LANES)), sums[1]);
+        }
+        S::store(a.out.add(i), S::mul(sums[0], S::splat(inverse)));
+        S::store(a.out.add(i + S::LANES), S::mul(sums[1], S::splat(inverse)));
+    }
+}

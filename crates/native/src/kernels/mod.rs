@@ -1,0 +1,280 @@
+//! The kernels: products of packed matrices, attention and what lies between, one module an instruction set.
+//!
+//! A product is `C[m, n] = A[m, k] · W[n, k]ᵀ`. W is packed once, in panels of [`PANEL`] output channels, as 32-bit words that
+//! hold 4 bytes, 2 bfloat16 or 1 `f32` of one channel: `[panel][word of k][channel]`. The same bytes serve every instruction
+//! set. A is written row by row by [`Quantise`]; a row (or a block of 64 of it) of 8-bit integers stands between the value its
+//! accumulators start from and its scale, so a kernel walks one stream for each row:
+//!
+//! ```text
+//! Int8Row      [start i32][k integers][scale f32]
+//! Int8Block64  [start i32][64 integers][scale f32] ...
+//! Bf16, F32    [k numbers]
+//! ```
+//!
+//! Weights are stored as bytes 128 too large, because the instructions multiply unsigned by signed; `start` takes the surplus
+//! back: -128 times the sum of the row's integers.
+
+#![allow(clippy::cast_ptr_alignment, reason = "packed memory mixes types; all accesses are unaligned or aligned by layout")]
+
+mod generic;
+mod set;
+mod simd;
+mod tile;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use crate::{Isa, Precision};
+
+pub(crate) use simd::bf16;
+
+/// Output channels of a panel of packed weights.
+pub(crate) const PANEL: usize = 32;
+/// Elements that share a scale in `Int8Block64`.
+pub(crate) const BLOCK: usize = 64;
+/// Positions of a sequence that lie together in memory.
+pub(crate) const PAGE: usize = 16;
+
+/// A packed matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    pub(crate) format: Precision,
+    /// Output channels, without padding.
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) words: *const u32,
+    /// `[panel][block][channel]`; integer formats only.
+    pub(crate) scales: *const f32,
+    /// `[panel][channel]`.
+    pub(crate) bias: *const f32,
+}
+
+// SAFETY: read-only.
+unsafe impl Send for Matrix {}
+// SAFETY: read-only.
+unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    pub(crate) fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+}
+
+/// Elements in a 32-bit word of packed weights.
+pub(crate) const fn word(format: Precision) -> usize {
+    match format {
+        Precision::Int8Row | Precision::Int8Block64 => 4,
+        Precision::Bf16 => 2,
+        Precision::F32 => 1,
+    }
+}
+
+/// Scales of an output channel over `k` inputs.
+pub(crate) const fn blocks(format: Precision, k: usize) -> usize {
+    match format {
+        Precision::Int8Block64 => k / BLOCK,
+        _ => 1,
+    }
+}
+
+/// Rows of activations in a format's layout, `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    pub(crate) start: *const u8,
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
+}
+
+/// What happens to a product's values before they are stored. `v` is the product with its bias.
+#[derive(Clone, Copy)]
+pub(crate) enum Epilogue {
+    /// `out = v`.
+    Store,
+    /// `out = gelu(v)`.
+    Gelu,
+    /// `out += v`.
+    Add,
+    /// `out = gelu(v) + more`, `more` being laid out as `out` with a stride of its own.
+    GeluAdd { more: *const f32, stride: usize },
+    /// `out = v * by` for the channels below `channels`, `out = v` for the others.
+    Scale { channels: usize, by: f32 },
+}
+
+/// One product: all rows, some panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub(crate) rows: Rows,
+    pub(crate) matrix: Matrix,
+    pub(crate) first_panel: usize,
+    pub(crate) end_panel: usize,
+    /// Where channel 0 of row 0 goes.
+    pub(crate) out: *mut f32,
+    /// In elements.
+    pub(crate) out_stride: usize,
+    pub(crate) epilogue: Epilogue,
+}
+
+/// Rows of `f32` to be written in a format's layout.
+#[derive(Clone, Copy)]
+pub(crate) struct Quantise {
+    pub(crate) from: *const f32,
+    /// In elements.
+    pub(crate) from_stride: usize,
+    pub(crate) count: usize,
+    pub(crate) k: usize,
+    pub(crate) to: *mut u8,
+    /// In bytes.
+    pub(crate) to_stride: usize,
+}
+
+/// Packed keys and values of one head: keys in panels of 32 positions, values in two panels of 32 channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) keys: *const u32,
+    pub(crate) values: *const u32,
+    /// Positions that count.
+    pub(crate) positions: usize,
+    /// Positions with the padding to whole panels.
+    pub(crate) padded: usize,
+}
+
+/// Attention of some rows of queries to one head.
+#[derive(Clone, Copy)]
+pub(crate) struct Attend {
+    /// Queries of 64 channels in the layout of the attention's format, scaled by 1/8 and log2(e).
+    pub(crate) queries: Rows,
+    pub(crate) head: Head,
+    pub(crate) out: *mut f32,
+    /// In elements.
+    pub(crate) out_stride: usize,
+    /// Room for [`attend_scratch`] bytes.
+    pub(crate) scratch: *mut u8,
+    /// Where the weights of each row go (`positions` apart), or null.
+    pub(crate) weights: *mut f32,
+    /// In elements.
+    pub(crate) weights_stride: usize,
+}
+
+/// Keys and values of some positions to be packed, for all heads.
+#[derive(Clone, Copy)]
+pub(crate) struct PackHeads {
+    pub(crate) keys_from: *const f32,
+    pub(crate) values_from: *const f32,
+    /// Of both sources, in elements.
+    pub(crate) from_stride: usize,
+    pub(crate) heads: usize,
+    /// First position; even.
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// Positions of the whole window, and with the padding to whole panels.
+    pub(crate) positions: usize,
+    pub(crate) padded: usize,
+    pub(crate) keys: *mut u32,
+    pub(crate) values: *mut u32,
+}
+
+/// Attention of one query to the earlier tokens of its sequence, one head.
+#[derive(Clone, Copy)]
+pub(crate) struct AttendPages {
+    /// 64 channels, scaled by 1/8 and log2(e).
+    pub(crate) query: *const f32,
+    /// The pages of the sequence.
+    pub(crate) pages: *const *mut f32,
+    /// From a page's start to this layer's and head's keys of its first position, and to its values.
+    pub(crate) keys_at: usize,
+    pub(crate) values_at: usize,
+    /// From one position to the next within a page.
+    pub(crate) stride: usize,
+    /// Positions attended to.
+    pub(crate) count: usize,
+    pub(crate) out: *mut f32,
+    /// Room for `count` rounded up to 16 values.
+    pub(crate) scores: *mut f32,
+}
+
+/// Most rows that a tile of any instruction set takes at once.
+pub(crate) const MOST_ROWS: usize = 12;
+
+/// Bytes of scratch that [`Attend`] needs for a head of `padded` positions.
+pub(crate) fn attend_scratch(padded: usize) -> usize {
+    MOST_ROWS * padded * 8 + 128
+}
+
+/// The kernels of one instruction set.
+///
+/// # Safety
+///
+/// All functions: the processor has the instruction set; every pointer is valid for what its field says, and nobody else
+/// writes to what is read or touches what is written.
+pub(crate) struct Kernels {
+    /// By [`Precision`], in the order of its variants.
+    product: [unsafe fn(&Product); 4],
+    quantise: [unsafe fn(&Quantise); 4],
+    /// In `Bf16` and `F32`.
+    attend: [unsafe fn(&Attend); 2],
+    pack_heads: [unsafe fn(&PackHeads); 2],
+    pub(crate) attend_pages: unsafe fn(&AttendPages),
+    /// `to = norm(from) * weight + bias` over `k` (a multiple of 16) values.
+    pub(crate) layer_norm: unsafe fn(to: *mut f32, from: *const f32, weight: *const f32, bias: *const f32, k: usize),
+    /// Bytes of an 8-bit integer, and of a bfloat16, in rows of activations.
+    int8_bytes: usize,
+    bf16_bytes: usize,
+}
+
+impl Kernels {
+    /// Those of `isa`, which the caller has found available.
+    pub(crate) fn of(isa: Isa) -> &'static Self {
+        #[cfg(target_arch = "x86_64")]
+        match isa {
+            Isa::Avx512Bf16 => return &avx512::WITH_BF16,
+            Isa::Avx512Vnni => return &avx512::WITHOUT_BF16,
+            Isa::AvxVnni if is_x86_feature_detected!("avxvnni") => return &avx2::WITH_VNNI_VEX,
+            Isa::AvxVnni => return &avx2::WITH_VNNI_EVEX,
+            Isa::Avx2 => return &avx2::WITHOUT_VNNI,
+            Isa::Portable => {}
+        }
+        let _ = isa;
+        &portable::KERNELS
+    }
+
+    pub(crate) fn product(&self, format: Precision) -> unsafe fn(&Product) {
+        self.product[format as usize]
+    }
+
+    pub(crate) fn quantise(&self, format: Precision) -> unsafe fn(&Quantise) {
+        self.quantise[format as usize]
+    }
+
+    /// `format` is `Bf16` or `F32`.
+    pub(crate) fn attend(&self, format: Precision) -> unsafe fn(&Attend) {
+        self.attend[usize::from(format == Precision::F32)]
+    }
+
+    pub(crate) fn pack_heads(&self, format: Precision) -> unsafe fn(&PackHeads) {
+        self.pack_heads[usize::from(format == Precision::F32)]
+    }
+
+    /// Bytes of one number in rows of activations.
+    pub(crate) fn number(&self, format: Precision) -> usize {
+        match format {
+            Precision::Int8Row | Precision::Int8Block64 => self.int8_bytes,
+            Precision::Bf16 => self.bf16_bytes,
+            Precision::F32 => 4,
+        }
+    }
+
+    /// Bytes of a row of `k` activations.
+    pub(crate) fn row(&self, format: Precision, k: usize) -> usize {
+        match format {
+            Precision::Int8Row => k * self.int8_bytes + 8,
+            Precision::Int8Block64 => k / BLOCK * (BLOCK * self.int8_bytes + 8),
+            Precision::Bf16 | Precision::F32 => k * self.number(format),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
