@@ -19,7 +19,10 @@ unsafe impl Sync for Buffer {}
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self { start: NonNull::dangling(), len: 0 }
+        Self {
+            start: NonNull::dangling(),
+            len: 0,
+        }
     }
 }
 
@@ -33,7 +36,9 @@ impl Buffer {
         };
         // SAFETY: the size is not 0.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
         Self { start, len }
     }
 
@@ -75,7 +80,12 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated by `new` with this layout, whose size and alignment were accepted then.
-            unsafe { dealloc(self.start.as_ptr(), Layout::from_size_align_unchecked(self.len, ALIGN)) }
+            unsafe {
+                dealloc(
+                    self.start.as_ptr(),
+                    Layout::from_size_align_unchecked(self.len, ALIGN),
+                )
+            }
         }
     }
 }
@@ -112,11 +122,17 @@ pub(crate) struct Carver {
 impl Carver {
     /// Measures only.
     pub(crate) fn measure() -> Self {
-        Self { start: std::ptr::null_mut(), used: 0 }
+        Self {
+            start: std::ptr::null_mut(),
+            used: 0,
+        }
     }
 
     pub(crate) fn over(start: Shared<u8>) -> Self {
-        Self { start: start.0, used: 0 }
+        Self {
+            start: start.0,
+            used: 0,
+        }
     }
 
     /// The next `count` elements.

@@ -7,16 +7,24 @@
 //! No rule of decoding lives here.
 
 mod buffer;
+mod context;
 mod decoder;
+mod encoder;
 mod isa;
 mod kernels;
 mod model;
 mod pack;
+mod peak;
 pub mod random;
+mod sequence;
 mod shape;
 mod team;
 
+pub use decoder::{Logits, Row, StepError};
+pub use encoder::{EncodeError, Encoded};
 pub use isa::{Isa, IsaError};
-pub use model::{EncodeError, Encoded, Logits, Region, Row, Sequence, StepError, Weights};
+pub use model::{Region, Weights};
+pub use peak::register_peak;
+pub use sequence::Sequence;
 pub use shape::{LoadError, Precision, Shape, Tensor, Tensors};
 pub use team::Team;

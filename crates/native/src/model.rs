@@ -1,10 +1,14 @@
 //! The weights of one model and what is done with them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use thiserror::Error;
-
-use crate::{Isa, LoadError, Precision, Shape, Team, Tensors};
+use crate::buffer::{ALIGN, Buffer};
+use crate::context::Context;
+use crate::decoder::{self, Capture, Logits, Row, StepError};
+use crate::encoder::{self, EncodeError, Encoded};
+use crate::kernels::Kernels;
+use crate::pack::Plan;
+use crate::{Isa, LoadError, Precision, Sequence, Shape, Team, Tensors};
 
 /// Bytes that hold packed weights: a mapped file, or memory. Must start at a multiple of 64.
 pub type Region = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -15,6 +19,8 @@ pub struct Weights {
     precision: Precision,
     isa: Isa,
     region: Region,
+    plan: Plan,
+    pool: Arc<Pool>,
 }
 
 impl Weights {
@@ -29,8 +35,7 @@ impl Weights {
     /// [`LoadError::Unsupported`] for sizes that no kernel carries.
     pub fn packed_len(shape: &Shape, precision: Precision) -> Result<usize, LoadError> {
         shape.validate()?;
-        let _ = precision;
-        Ok(64)
+        Ok(Plan::new(shape, precision).len)
     }
 
     /// Packs a checkpoint into `region`, which is [`Weights::packed_len`] bytes long.
@@ -45,8 +50,10 @@ impl Weights {
         tensors: &mut dyn Tensors,
         region: &mut [u8],
     ) -> Result<(), LoadError> {
-        let _ = (shape, precision, tensors, region);
-        Ok(())
+        shape.validate()?;
+        let plan = Plan::new(shape, precision);
+        long_enough(&plan, region)?;
+        plan.pack(tensors, region)
     }
 
     /// Opens packed weights.
@@ -56,11 +63,27 @@ impl Weights {
     /// [`LoadError::Region`] when `region` is too short or not aligned to 64 bytes.
     pub fn open(shape: Shape, precision: Precision, isa: Isa, region: Region) -> Result<Self, LoadError> {
         shape.validate()?;
+        if !isa.available() {
+            return Err(LoadError::Unsupported(format!(
+                "this processor has no `{}`",
+                isa.name()
+            )));
+        }
+        let plan = Plan::new(&shape, precision);
+        let bytes = (*region).as_ref();
+        long_enough(&plan, bytes)?;
+        if !(bytes.as_ptr() as usize).is_multiple_of(ALIGN) {
+            return Err(LoadError::Region(format!(
+                "they do not start at a multiple of {ALIGN}"
+            )));
+        }
         Ok(Self {
             shape,
             precision,
             isa,
             region,
+            plan,
+            pool: Arc::default(),
         })
     }
 
@@ -75,8 +98,8 @@ impl Weights {
         isa: Isa,
         tensors: &mut dyn Tensors,
     ) -> Result<Self, LoadError> {
-        let mut region = vec![0u8; Self::packed_len(&shape, precision)?];
-        Self::pack_into(&shape, precision, tensors, &mut region)?;
+        let mut region = Buffer::new(Self::packed_len(&shape, precision)?);
+        Self::pack_into(&shape, precision, tensors, region.bytes_mut())?;
         Self::open(shape, precision, isa, Arc::new(region))
     }
 
@@ -100,10 +123,29 @@ impl Weights {
         (*self.region).as_ref()
     }
 
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    fn context(&self) -> Context<'_> {
+        let region = self.bytes();
+        // What `open` found; kernels rely on it.
+        assert!(
+            region.len() >= self.plan.len,
+            "the packed weights shrank while they were in use"
+        );
+        Context {
+            kernels: Kernels::of(self.isa),
+            region,
+            shape: &self.shape,
+            precision: self.precision,
+        }
+    }
+
     /// Runs the encoder over `positions` positions (20 ms each, two mel frames) and keeps what the decoder attends to.
     ///
-    /// `mel` is [`Shape::n_mels`] rows of `mel.len() / n_mels` frames, row-major; frames that are missing count as 0.0,
-    /// frames past `2 * positions` are not read but for the one that the last convolution reaches.
+    /// `mel` is [`Shape::n_mels`] rows of `mel.len() / n_mels` frames, row-major. Exactly the first `2 * positions` frames
+    /// count; those that are missing are 0.0, as the convolutions' own padding at both ends.
     /// `cancelled` is asked by the calling thread several times a layer.
     ///
     /// # Errors
@@ -116,13 +158,21 @@ impl Weights {
         positions: usize,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Encoded, EncodeError> {
-        let _ = (team, mel, cancelled);
-        Ok(Encoded { positions })
+        encoder::encode(
+            self.context(),
+            &self.plan,
+            &self.pool,
+            team,
+            mel,
+            positions,
+            cancelled,
+        )
     }
 
     /// Appends each row's tokens to its sequence and writes the logits that were asked for, in the order of the rows and
-    /// their tokens, each [`Shape::n_vocab`] long. The weights are read once for all rows. Returns how many logits rows
-    /// were written. On an error nothing is appended.
+    /// their tokens, each [`Shape::n_vocab`] long. The weights are read once for all rows; rows of one window that follow
+    /// each other also read its keys and values once. Returns how many rows of logits were written. On an error nothing is
+    /// appended.
     ///
     /// # Errors
     ///
@@ -133,8 +183,7 @@ impl Weights {
         rows: &mut [Row<'_>],
         logits: &mut [f32],
     ) -> Result<usize, StepError> {
-        let _ = (team, rows, logits);
-        Ok(0)
+        decoder::step(self.context(), &self.plan, team, rows, logits, None)
     }
 
     /// Runs `tokens` through the decoder from the start and returns the cross-attention weights (softmax over the window's
@@ -150,143 +199,103 @@ impl Weights {
         tokens: &[u32],
         heads: &[(usize, usize)],
     ) -> Result<Vec<f32>, StepError> {
-        let _ = team;
-        Ok(vec![0.0; heads.len() * tokens.len() * encoded.positions])
+        for (layer, head) in heads {
+            if *layer >= self.shape.text_layers || *head >= self.shape.text_heads {
+                return Err(StepError::Head {
+                    layer: *layer,
+                    head: *head,
+                });
+            }
+        }
+        if tokens.len() > self.shape.text_ctx {
+            return Err(StepError::TooLong {
+                len: tokens.len(),
+                most: self.shape.text_ctx,
+            });
+        }
+        let matrix = tokens.len() * encoded.positions();
+        let mut out = vec![0.0; heads.len() * matrix];
+        let mut sequence = Sequence::new(self);
+        let row = Row {
+            encoded,
+            sequence: &mut sequence,
+            tokens,
+            logits: Logits::None,
+        };
+        let capture = Capture { heads, out: &mut out };
+        decoder::step(
+            self.context(),
+            &self.plan,
+            team,
+            &mut [row],
+            &mut [],
+            Some(capture),
+        )?;
+        // A pair that is named twice was captured once.
+        for (index, pair) in heads.iter().enumerate() {
+            let first = heads.iter().position(|other| other == pair).unwrap_or(index);
+            if first < index {
+                out.copy_within(first * matrix..(first + 1) * matrix, index * matrix);
+            }
+        }
+        Ok(out)
     }
 }
 
-/// The cross-attention keys and values of one window: exactly its positions, nothing else can be attended to.
-pub struct Encoded {
-    positions: usize,
+fn long_enough(plan: &Plan, region: &[u8]) -> Result<(), LoadError> {
+    if region.len() >= plan.len {
+        return Ok(());
+    }
+    Err(LoadError::Region(format!(
+        "{} bytes, {} are needed",
+        region.len(),
+        plan.len
+    )))
 }
 
-impl Encoded {
-    /// Positions of the window.
-    pub fn positions(&self) -> usize {
-        self.positions
-    }
+/// Memory of windows and pages that ended, for the next ones.
+#[derive(Default)]
+pub(crate) struct Pool {
+    windows: Mutex<Vec<Buffer>>,
+    pages: Mutex<Vec<Buffer>>,
 }
 
-/// The tokens so far of one hypothesis, as the decoder's self-attention keeps them.
-pub struct Sequence {
-    len: usize,
-}
+/// Windows kept: more than run at once on a small machine is waste.
+const WINDOWS: usize = 2;
+/// Pages kept: a beam of five forks a few a step.
+const PAGES: usize = 32;
 
-impl Sequence {
-    /// An empty one for `weights`.
-    pub fn new(weights: &Weights) -> Self {
-        let _ = weights;
-        Self { len: 0 }
-    }
-
-    /// Tokens held.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether no token is held.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forgets all tokens but the first `len`.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+impl Pool {
+    /// Memory of at least `bytes`, of any content.
+    pub(crate) fn window(&self, bytes: usize) -> Buffer {
+        let mut kept = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not one that is far too large: a long window's memory is not held by a short one.
+        let fits = |buffer: &Buffer| buffer.len() >= bytes && buffer.len() / 4 <= bytes;
+        match kept.iter().position(fits) {
+            Some(index) => kept.swap_remove(index),
+            None => Buffer::new(bytes),
+        }
     }
 
-    /// Becomes a copy of `other`. What both have in common is shared, not copied.
-    pub fn fork_from(&mut self, other: &Self) {
-        self.len = other.len;
+    pub(crate) fn keep_window(&self, memory: Buffer) {
+        let mut kept = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == WINDOWS {
+            kept.remove(0);
+        }
+        kept.push(memory);
     }
-}
 
-/// Which logits a row asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Logits {
-    /// Those after its last token.
-    #[default]
-    Last,
-    /// None, as for a prompt that more tokens follow.
-    None,
-    /// Those after each of its tokens.
-    All,
-}
+    /// A page of `bytes`, of any content.
+    pub(crate) fn page(&self, bytes: usize) -> Buffer {
+        let kept = self.pages.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.filter(|page| page.len() == bytes)
+            .unwrap_or_else(|| Buffer::new(bytes))
+    }
 
-/// One hypothesis in a step.
-pub struct Row<'a> {
-    /// The window it transcribes.
-    pub encoded: &'a Encoded,
-    /// Its tokens so far; the new ones follow at position `sequence.len()`.
-    pub sequence: &'a mut Sequence,
-    /// The tokens to append: one in decoding, all of them for a prompt. Never empty.
-    pub tokens: &'a [u32],
-    /// Which logits are wanted.
-    pub logits: Logits,
-}
-
-/// Why a window was not encoded.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EncodeError {
-    /// The caller cancelled.
-    #[error("cancelled")]
-    Cancelled,
-    /// Positions are out of 1 to the model's audio context.
-    #[error("{positions} positions; 1 to {most} are possible")]
-    Positions {
-        /// What was asked for.
-        positions: usize,
-        /// The model's audio context.
-        most: usize,
-    },
-    /// The spectrogram is not a whole number of frames.
-    #[error("a spectrogram of {len} values is no whole number of frames of {n_mels} bands")]
-    Mel {
-        /// Values given.
-        len: usize,
-        /// Bands of the model.
-        n_mels: usize,
-    },
-}
-
-/// Why a step was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum StepError {
-    /// A sequence would grow past the model's text context.
-    #[error("a sequence of {len} tokens; at most {most} are possible")]
-    TooLong {
-        /// The length it would have.
-        len: usize,
-        /// The model's text context.
-        most: usize,
-    },
-    /// A row has no tokens.
-    #[error("a row without tokens")]
-    Empty,
-    /// A token is outside the vocabulary.
-    #[error("token {token} is outside the vocabulary of {n_vocab}")]
-    Token {
-        /// The token.
-        token: u32,
-        /// The vocabulary's size.
-        n_vocab: usize,
-    },
-    /// The space for logits is too small.
-    #[error("room for {room} logits, {needed} are needed")]
-    Room {
-        /// Values that fit.
-        room: usize,
-        /// Values that were asked for.
-        needed: usize,
-    },
-    /// A window or sequence belongs to a model of another shape.
-    #[error("a window or sequence of another model")]
-    Foreign,
-    /// No such attention head.
-    #[error("no head {head} in layer {layer}")]
-    Head {
-        /// The layer asked for.
-        layer: usize,
-        /// The head asked for.
-        head: usize,
-    },
+    pub(crate) fn keep_page(&self, memory: Buffer) {
+        let mut kept = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < PAGES {
+            kept.push(memory);
+        }
+    }
 }

@@ -18,6 +18,17 @@ pub(crate) struct MatrixAt {
 }
 
 impl MatrixAt {
+    /// A matrix in a region of its own, and that region's length.
+    pub(crate) fn alone(format: Precision, n: usize, k: usize) -> (Self, usize) {
+        let mut planner = Planner {
+            used: 0,
+            precision: format,
+            entries: Vec::new(),
+        };
+        let at = planner.matrix(format, k, vec![(String::new(), n, true)], None);
+        (at, planner.used)
+    }
+
     /// The matrix in a region that holds the plan it is part of.
     pub(crate) fn of(&self, region: *const u8) -> Matrix {
         Matrix {
@@ -141,8 +152,19 @@ impl Planner {
         };
         // Also what a kernel may read past the last scales.
         let bias = self.room(padded * 4);
-        let at = MatrixAt { format, n, k, words, scales, bias };
-        self.entries.push(Entry::Matrix { at, parts, convolution });
+        let at = MatrixAt {
+            format,
+            n,
+            k,
+            words,
+            scales,
+            bias,
+        };
+        self.entries.push(Entry::Matrix {
+            at,
+            parts,
+            convolution,
+        });
         at
     }
 
@@ -152,13 +174,22 @@ impl Planner {
 
     fn values(&mut self, name: String, rows: usize, columns: usize, half: bool) -> ValuesAt {
         let at = ValuesAt(self.room(rows * columns * if half { 2 } else { 4 }));
-        self.entries.push(Entry::Values { at, name, rows, columns, half });
+        self.entries.push(Entry::Values {
+            at,
+            name,
+            rows,
+            columns,
+            half,
+        });
         at
     }
 
     fn norm(&mut self, name: &str, width: usize) -> NormAt {
         let weight = self.values(format!("{name}.weight"), 1, width, false);
-        NormAt { weight, bias: self.values(format!("{name}.bias"), 1, width, false) }
+        NormAt {
+            weight,
+            bias: self.values(format!("{name}.bias"), 1, width, false),
+        }
     }
 
     fn attention(&mut self, name: &str, width: usize) -> (MatrixAt, MatrixAt) {
@@ -167,29 +198,47 @@ impl Planner {
             (format!("{name}.key"), width, false),
             (format!("{name}.value"), width, true),
         ];
-        (self.linear(width, &parts), self.linear(width, &[(format!("{name}.out"), width, true)]))
+        (
+            self.linear(width, &parts),
+            self.linear(width, &[(format!("{name}.out"), width, true)]),
+        )
     }
 
     fn mlp(&mut self, name: &str, width: usize) -> (MatrixAt, MatrixAt) {
         let expand = self.linear(width, &[(format!("{name}.mlp.0"), 4 * width, true)]);
-        (expand, self.linear(4 * width, &[(format!("{name}.mlp.2"), width, true)]))
+        (
+            expand,
+            self.linear(4 * width, &[(format!("{name}.mlp.2"), width, true)]),
+        )
     }
 }
 
 impl Plan {
     /// Lays out a model of a validated shape.
     pub(crate) fn new(shape: &Shape, precision: Precision) -> Self {
-        let mut planner = Planner { used: 0, precision, entries: Vec::new() };
+        let mut planner = Planner {
+            used: 0,
+            precision,
+            entries: Vec::new(),
+        };
         let p = &mut planner;
         let (wide, text) = (shape.audio_state, shape.text_state);
         // The first convolution is small and its input coarse in 8 bits: never integers.
-        let first = if precision == Precision::F32 { Precision::F32 } else { Precision::Bf16 };
+        let first = if precision == Precision::F32 {
+            Precision::F32
+        } else {
+            Precision::Bf16
+        };
         let parts = vec![("encoder.conv1".to_owned(), wide, true)];
         let conv1 = p.matrix(first, 3 * shape.n_mels, parts, Some(shape.n_mels));
         let parts = vec![("encoder.conv2".to_owned(), wide, true)];
         let conv2 = p.matrix(precision, 3 * wide, parts, Some(wide));
-        let audio_positions =
-            p.values("encoder.positional_embedding".to_owned(), shape.n_audio_ctx, wide, false);
+        let audio_positions = p.values(
+            "encoder.positional_embedding".to_owned(),
+            shape.n_audio_ctx,
+            wide,
+            false,
+        );
         let encoder = (0..shape.audio_layers)
             .map(|layer| {
                 let name = format!("encoder.blocks.{layer}");
@@ -197,7 +246,14 @@ impl Plan {
                 let (qkv, out) = p.attention(&format!("{name}.attn"), wide);
                 let mlp_norm = p.norm(&format!("{name}.mlp_ln"), wide);
                 let (expand, contract) = p.mlp(&name, wide);
-                EncoderLayer { attention_norm, qkv, out, mlp_norm, expand, contract }
+                EncoderLayer {
+                    attention_norm,
+                    qkv,
+                    out,
+                    mlp_norm,
+                    expand,
+                    contract,
+                }
             })
             .collect();
         let encoder_norm = p.norm("encoder.ln_post", wide);
@@ -212,7 +268,10 @@ impl Plan {
                 let cross_out = p.linear(text, &[(format!("{cross}.out"), text, true)]);
                 let mlp_norm = p.norm(&format!("{name}.mlp_ln"), text);
                 let (expand, contract) = p.mlp(&name, text);
-                let kv = [(format!("{cross}.key"), text, false), (format!("{cross}.value"), text, true)];
+                let kv = [
+                    (format!("{cross}.key"), text, false),
+                    (format!("{cross}.value"), text, true),
+                ];
                 let cross_kv = p.linear(wide, &kv);
                 DecoderLayer {
                     attention_norm,
@@ -229,12 +288,20 @@ impl Plan {
             })
             .collect();
         let decoder_norm = p.norm("decoder.ln", text);
-        let text_positions = p.values("decoder.positional_embedding".to_owned(), shape.text_ctx, text, false);
+        let text_positions = p.values(
+            "decoder.positional_embedding".to_owned(),
+            shape.text_ctx,
+            text,
+            false,
+        );
         let half = precision != Precision::F32;
         let name = "decoder.token_embedding.weight".to_owned();
         let embedding = p.values(name, shape.n_vocab, text, half);
         // The same tensor again: its name here is without `.weight`.
-        let logits = p.linear(text, &[("decoder.token_embedding".to_owned(), shape.n_vocab, false)]);
+        let logits = p.linear(
+            text,
+            &[("decoder.token_embedding".to_owned(), shape.n_vocab, false)],
+        );
         Self {
             conv1,
             conv2,
@@ -255,7 +322,13 @@ impl Plan {
     pub(crate) fn pack(&self, tensors: &mut dyn Tensors, region: &mut [u8]) -> Result<(), LoadError> {
         for entry in &self.entries {
             match entry {
-                Entry::Values { at, name, rows, columns, half } => {
+                Entry::Values {
+                    at,
+                    name,
+                    rows,
+                    columns,
+                    half,
+                } => {
                     let tensor = read(tensors, name, *rows, *columns)?;
                     let size = if *half { 2 } else { 4 };
                     let to = &mut region[at.0..][..rows * columns * size];
@@ -267,7 +340,11 @@ impl Plan {
                         }
                     }
                 }
-                Entry::Matrix { at, parts, convolution } => {
+                Entry::Matrix {
+                    at,
+                    parts,
+                    convolution,
+                } => {
                     let mut channel = 0;
                     for (name, rows, has_bias) in parts {
                         let mut tensor = read(tensors, &format!("{name}.weight"), *rows, at.k)?;
@@ -337,8 +414,11 @@ fn pack_rows(at: &MatrixAt, region: &mut [u8], first: usize, values: &[f32]) {
     let panels = first / PANEL..(first + count).div_ceil(PANEL);
     let (words, rest) = region[at.words..].split_at_mut(at.scales - at.words);
     let words = &mut words[panels.start * word_bytes..panels.end * word_bytes];
-    let scales: &mut [u8] =
-        if scale_bytes == 0 { &mut [] } else { &mut rest[panels.start * scale_bytes..panels.end * scale_bytes] };
+    let scales: &mut [u8] = if scale_bytes == 0 {
+        &mut []
+    } else {
+        &mut rest[panels.start * scale_bytes..panels.end * scale_bytes]
+    };
     let one = |panel: usize, words: &mut [u8], scales: &mut [u8]| {
         let begin = (panel * PANEL).max(first);
         let end = ((panel + 1) * PANEL).min(first + count);
@@ -347,7 +427,9 @@ fn pack_rows(at: &MatrixAt, region: &mut [u8], first: usize, values: &[f32]) {
             pack_row(at.format, row, channel % PANEL, words, scales);
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(16);
     let share = panels.len().div_ceil(threads);
     if threads == 1 || values.len() < 1 << 18 {
         let mut scales = scales;
@@ -381,17 +463,24 @@ fn pack_row(format: Precision, row: &[f32], channel: usize, words: &mut [u8], sc
     let place = |word: usize| (word * PANEL + channel) * 4;
     match format {
         Precision::Int8Row | Precision::Int8Block64 => {
-            let block = if format == Precision::Int8Row { row.len() } else { BLOCK };
+            let block = if format == Precision::Int8Row {
+                row.len()
+            } else {
+                BLOCK
+            };
             for (index, values) in row.chunks_exact(block).enumerate() {
                 let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
                 let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
                 for (word, values) in values.chunks_exact(4).enumerate() {
                     let to = &mut words[place(index * block / 4 + word)..][..4];
                     for (to, value) in to.iter_mut().zip(values) {
-                        *to = ((value * inverse).round_ties_even() as i32).clamp(-127, 127).wrapping_add(128) as u8;
+                        *to = ((value * inverse).round_ties_even() as i32)
+                            .clamp(-127, 127)
+                            .wrapping_add(128) as u8;
                     }
                 }
-                scales[(index * PANEL + channel) * 4..][..4].copy_from_slice(&(largest / 127.0).to_le_bytes());
+                scales[(index * PANEL + channel) * 4..][..4]
+                    .copy_from_slice(&(largest / 127.0).to_le_bytes());
             }
         }
         Precision::Bf16 => {
@@ -429,10 +518,15 @@ fn clear_padding(at: &MatrixAt, region: &mut [u8]) {
 
 /// A matrix of its own, for tests of kernels.
 #[cfg(test)]
-pub(crate) fn matrix(format: Precision, n: usize, k: usize, values: &[f32], bias: &[f32]) -> (crate::buffer::Buffer, MatrixAt) {
-    let mut planner = Planner { used: 0, precision: format, entries: Vec::new() };
-    let at = planner.matrix(format, k, vec![("m".to_owned(), n, true)], None);
-    let mut buffer = crate::buffer::Buffer::new(planner.used);
+pub(crate) fn matrix(
+    format: Precision,
+    n: usize,
+    k: usize,
+    values: &[f32],
+    bias: &[f32],
+) -> (crate::buffer::Buffer, MatrixAt) {
+    let (at, len) = MatrixAt::alone(format, n, k);
+    let mut buffer = crate::buffer::Buffer::new(len);
     pack_rows(&at, buffer.bytes_mut(), 0, values);
     clear_padding(&at, buffer.bytes_mut());
     for (to, value) in buffer.bytes_mut()[at.bias..].chunks_exact_mut(4).zip(bias) {

@@ -49,7 +49,11 @@ impl RandomTensors {
     /// Rows and columns of a tensor by name.
     fn size(&self, name: &str) -> Option<(usize, usize)> {
         let s = &self.shape;
-        let state = if name.starts_with("encoder.") { s.audio_state } else { s.text_state };
+        let state = if name.starts_with("encoder.") {
+            s.audio_state
+        } else {
+            s.text_state
+        };
         let (stem, last) = name.rsplit_once('.')?;
         Some(match (stem.rsplit('.').next()?, last) {
             ("encoder", "positional_embedding") => (s.n_audio_ctx, state),
@@ -69,9 +73,13 @@ impl RandomTensors {
 
 impl Tensors for RandomTensors {
     fn tensor(&mut self, name: &str) -> Result<Tensor, LoadError> {
-        let missing = || LoadError::Missing { name: name.to_owned() };
+        let missing = || LoadError::Missing {
+            name: name.to_owned(),
+        };
         let (rows, columns) = self.size(name).ok_or_else(missing)?;
-        let hash = name.bytes().fold(self.seed, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let hash = name.bytes().fold(self.seed, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(u64::from(byte))
+        });
         let mut random = Random::new(hash);
         let norm = name.contains("ln") && rows == 1;
         let (size, base) = match (norm, name.ends_with("weight"), rows) {
@@ -80,7 +88,13 @@ impl Tensors for RandomTensors {
             _ if name.contains("embedding") => (0.1, 0.0),
             _ => (1.0 / (columns as f32).sqrt(), 0.0),
         };
-        let values = (0..rows * columns).map(|_| random.normal() * size + base).collect();
-        Ok(Tensor { rows, columns, values })
+        let values = (0..rows * columns)
+            .map(|_| random.normal() * size + base)
+            .collect();
+        Ok(Tensor {
+            rows,
+            columns,
+            values,
+        })
     }
 }

@@ -92,8 +92,15 @@ impl Team {
                 builder.spawn(move || shared.help(index)).ok()
             })
             .collect();
-        let scratch = Scratch { own: (0..=helpers.len()).map(|_| Buffer::default()).collect(), ..Scratch::default() };
-        Self { shared, helpers, scratch }
+        let scratch = Scratch {
+            own: (0..=helpers.len()).map(|_| Buffer::default()).collect(),
+            ..Scratch::default()
+        };
+        Self {
+            shared,
+            helpers,
+            scratch,
+        }
     }
 
     /// How many threads work, the caller included.
@@ -108,11 +115,6 @@ impl Team {
     /// When `work` panicked, after all other items are done.
     pub fn parallel(&mut self, items: usize, work: &(dyn Fn(usize) + Sync)) {
         self.run(items, &|item, _| work(item), None);
-    }
-
-    /// The memory that calls reuse.
-    pub(crate) fn scratch(&mut self) -> &mut Scratch {
-        &mut self.scratch
     }
 
     /// Takes the scratch out for the length of a call, so that the team can run meanwhile.
@@ -157,7 +159,10 @@ impl Team {
         unsafe { *shared.work.get() = Some(work) };
         shared.done.store(0, Ordering::Relaxed);
         let phase = (shared.claim.load(Ordering::Relaxed) >> (2 * COUNT_BITS)).wrapping_add(1);
-        shared.claim.store(phase << (2 * COUNT_BITS) | (items as u64) << COUNT_BITS, Ordering::SeqCst);
+        shared.claim.store(
+            phase << (2 * COUNT_BITS) | (items as u64) << COUNT_BITS,
+            Ordering::SeqCst,
+        );
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake(items - 1);
         }
@@ -179,7 +184,10 @@ impl Team {
         if let Some(payload) = payload {
             resume_unwind(payload);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a helper thread panicked");
+        assert!(
+            !shared.panicked.swap(false, Ordering::Relaxed),
+            "a helper thread panicked"
+        );
         complete
     }
 
@@ -217,7 +225,10 @@ impl Shared {
             if next >= items {
                 return None;
             }
-            match self.claim.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self
+                .claim
+                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return Some((next as usize, items as usize)),
                 Err(now) => word = now,
             }
@@ -316,7 +327,10 @@ mod tests {
                 team.parallel(items, &|item| {
                     counts[item].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} {items}");
+                assert!(
+                    counts.iter().all(|count| count.load(Ordering::Relaxed) == 1),
+                    "{threads} {items}"
+                );
             }
         }
     }
@@ -350,7 +364,10 @@ mod tests {
             let complete = team.run(1000, &work, Some(&|| done.load(Ordering::Relaxed) > 10));
             assert!(!complete);
             assert!(done.load(Ordering::Relaxed) < 900);
-            assert!(team.run(3, &work, Some(&|| false)), "the team works on afterwards");
+            assert!(
+                team.run(3, &work, Some(&|| false)),
+                "the team works on afterwards"
+            );
         }
     }
 

@@ -4,19 +4,25 @@
 //! weights are widened on the way into a register: `vpmaddubsw` on bytes saturates unless one side has 7 bits, and this gives the
 //! same sums as every other set.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies are vector code under the contract of `Kernels`")]
-#![allow(clippy::inline_always, reason = "must melt into a caller that has the target features")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "whole bodies are vector code under the contract of `Kernels`"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "must melt into a caller that has the target features"
+)]
 
 use std::arch::asm;
 use std::arch::x86_64::{
     __m256, _CMP_GT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
-    _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_packs_epi16, _mm_packs_epi32, _mm_packus_epi32,
-    _mm_storel_epi64, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256,
-    _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_castsi256_si128,
-    _mm256_cmp_ps, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
-    _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
+    _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps, _mm_packs_epi16, _mm_packs_epi32,
+    _mm_packus_epi32, _mm_storel_epi64, _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps,
+    _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32,
+    _mm256_div_ps, _mm256_extractf128_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_max_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_slli_epi32, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_ps,
 };
 
 use super::generic;
@@ -149,10 +155,20 @@ macro_rules! all_rows {
 macro_rules! row_32 {
     ($product:literal, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpbroadcastd ymm2, dword ptr ", $address, "\n",
-            $product, " ymm", $low, ", ymm0, ymm2\n",
-            $product, " ymm", $high, ", ymm1, ymm2\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpbroadcastd ymm2, dword ptr ",
+            $address,
+            "\n",
+            $product,
+            " ymm",
+            $low,
+            ", ymm0, ymm2\n",
+            $product,
+            " ymm",
+            $high,
+            ", ymm1, ymm2\n",
             ".endif\n"
         )
     };
@@ -162,12 +178,24 @@ macro_rules! row_32 {
 macro_rules! row_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpbroadcastq ymm2, qword ptr ", $address, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpbroadcastq ymm2, qword ptr ",
+            $address,
+            "\n",
             "vpmaddwd ymm3, ymm0, ymm2\n",
-            "vpaddd ymm", $low, ", ymm", $low, ", ymm3\n",
+            "vpaddd ymm",
+            $low,
+            ", ymm",
+            $low,
+            ", ymm3\n",
             "vpmaddwd ymm3, ymm1, ymm2\n",
-            "vpaddd ymm", $high, ", ymm", $high, ", ymm3\n",
+            "vpaddd ymm",
+            $high,
+            ", ymm",
+            $high,
+            ", ymm3\n",
             ".endif\n"
         )
     };
@@ -176,9 +204,19 @@ macro_rules! row_16 {
 macro_rules! start_int8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpbroadcastd ymm", $low, ", dword ptr ", $address, "\n",
-            "vmovdqa ymm", $high, ", ymm", $low, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpbroadcastd ymm",
+            $low,
+            ", dword ptr ",
+            $address,
+            "\n",
+            "vmovdqa ymm",
+            $high,
+            ", ymm",
+            $low,
+            "\n",
             ".endif\n"
         )
     };
@@ -187,9 +225,23 @@ macro_rules! start_int8 {
 macro_rules! start_zero {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpxor ymm", $low, ", ymm", $low, ", ymm", $low, "\n",
-            "vpxor ymm", $high, ", ymm", $high, ", ymm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpxor ymm",
+            $low,
+            ", ymm",
+            $low,
+            ", ymm",
+            $low,
+            "\n",
+            "vpxor ymm",
+            $high,
+            ", ymm",
+            $high,
+            ", ymm",
+            $high,
+            "\n",
             ".endif\n"
         )
     };
@@ -198,9 +250,15 @@ macro_rules! start_zero {
 macro_rules! store_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vmovdqu ymmword ptr [{out}], ymm", $low, "\n",
-            "vmovdqu ymmword ptr [{out} + 32], ymm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vmovdqu ymmword ptr [{out}], ymm",
+            $low,
+            "\n",
+            "vmovdqu ymmword ptr [{out} + 32], ymm",
+            $high,
+            "\n",
             "add {out}, {out_stride}\n",
             ".endif\n"
         )
@@ -211,8 +269,14 @@ macro_rules! store_16 {
 macro_rules! store_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vphaddd ymm2, ymm", $low, ", ymm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vphaddd ymm2, ymm",
+            $low,
+            ", ymm",
+            $high,
+            "\n",
             "vpermq ymm2, ymm2, 0xd8\n",
             "vmovdqu ymmword ptr [{out}], ymm2\n",
             "add {out}, {out_stride}\n",
@@ -223,7 +287,13 @@ macro_rules! store_8 {
 
 macro_rules! advance {
     ($by:literal) => {
-        concat!("add {p0}, ", $by, "\n.if {rows} > 3\nadd {p1}, ", $by, "\n.endif\n")
+        concat!(
+            "add {p0}, ",
+            $by,
+            "\n.if {rows} > 3\nadd {p1}, ",
+            $by,
+            "\n.endif\n"
+        )
     };
 }
 
@@ -279,25 +349,88 @@ macro_rules! tile_256 {
     };
 }
 
-tile_256!(int8_vex, load_32, row_32, "{{vex}} vpdpbusd", "4", start_int8, "4", store_16);
-tile_256!(int8_evex, load_32, row_32, "{{evex}} vpdpbusd", "4", start_int8, "4", store_16);
+tile_256!(
+    int8_vex,
+    load_32,
+    row_32,
+    "{{vex}} vpdpbusd",
+    "4",
+    start_int8,
+    "4",
+    store_16
+);
+tile_256!(
+    int8_evex,
+    load_32,
+    row_32,
+    "{{evex}} vpdpbusd",
+    "4",
+    start_int8,
+    "4",
+    store_16
+);
 tile_256!(int8_madd, load_16, row_16, "", "8", start_int8, "4", store_8);
-tile_256!(f32_f32, load_32, row_32, "vfmadd231ps", "4", start_zero, "0", store_16);
+tile_256!(
+    f32_f32,
+    load_32,
+    row_32,
+    "vfmadd231ps",
+    "4",
+    start_zero,
+    "0",
+    store_16
+);
 
 /// The end of a block of 64, 16 channels: ymm0 and ymm1 hold their scales.
 macro_rules! scale_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss ymm2, dword ptr ", $address, "\n",
-            "vcvtdq2ps ymm", $low, ", ymm", $low, "\n",
-            "vcvtdq2ps ymm", $high, ", ymm", $high, "\n",
-            "vmulps ymm", $low, ", ymm", $low, ", ymm2\n",
-            "vmulps ymm", $high, ", ymm", $high, ", ymm2\n",
-            "vfmadd213ps ymm", $low, ", ymm0, ymmword ptr [{out} + 128*", $row, "]\n",
-            "vfmadd213ps ymm", $high, ", ymm1, ymmword ptr [{out} + 128*", $row, " + 32]\n",
-            "vmovups ymmword ptr [{out} + 128*", $row, "], ymm", $low, "\n",
-            "vmovups ymmword ptr [{out} + 128*", $row, " + 32], ymm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vbroadcastss ymm2, dword ptr ",
+            $address,
+            "\n",
+            "vcvtdq2ps ymm",
+            $low,
+            ", ymm",
+            $low,
+            "\n",
+            "vcvtdq2ps ymm",
+            $high,
+            ", ymm",
+            $high,
+            "\n",
+            "vmulps ymm",
+            $low,
+            ", ymm",
+            $low,
+            ", ymm2\n",
+            "vmulps ymm",
+            $high,
+            ", ymm",
+            $high,
+            ", ymm2\n",
+            "vfmadd213ps ymm",
+            $low,
+            ", ymm0, ymmword ptr [{out} + 128*",
+            $row,
+            "]\n",
+            "vfmadd213ps ymm",
+            $high,
+            ", ymm1, ymmword ptr [{out} + 128*",
+            $row,
+            " + 32]\n",
+            "vmovups ymmword ptr [{out} + 128*",
+            $row,
+            "], ymm",
+            $low,
+            "\n",
+            "vmovups ymmword ptr [{out} + 128*",
+            $row,
+            " + 32], ymm",
+            $high,
+            "\n",
             ".endif\n"
         )
     };
@@ -307,14 +440,26 @@ macro_rules! scale_16 {
 macro_rules! scale_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss ymm2, dword ptr ", $address, "\n",
-            "vphaddd ymm3, ymm", $low, ", ymm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vbroadcastss ymm2, dword ptr ",
+            $address,
+            "\n",
+            "vphaddd ymm3, ymm",
+            $low,
+            ", ymm",
+            $high,
+            "\n",
             "vpermq ymm3, ymm3, 0xd8\n",
             "vcvtdq2ps ymm3, ymm3\n",
             "vmulps ymm3, ymm3, ymm2\n",
-            "vfmadd213ps ymm3, ymm0, ymmword ptr [{out} + 128*", $row, "]\n",
-            "vmovups ymmword ptr [{out} + 128*", $row, "], ymm3\n",
+            "vfmadd213ps ymm3, ymm0, ymmword ptr [{out} + 128*",
+            $row,
+            "]\n",
+            "vmovups ymmword ptr [{out} + 128*",
+            $row,
+            "], ymm3\n",
             ".endif\n"
         )
     };
@@ -323,9 +468,15 @@ macro_rules! scale_8 {
 macro_rules! clear_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vmovdqu ymmword ptr [{out} + 128*", $row, "], ymm2\n",
-            "vmovdqu ymmword ptr [{out} + 128*", $row, " + 32], ymm2\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vmovdqu ymmword ptr [{out} + 128*",
+            $row,
+            "], ymm2\n",
+            "vmovdqu ymmword ptr [{out} + 128*",
+            $row,
+            " + 32], ymm2\n",
             ".endif\n"
         )
     };
@@ -333,7 +484,13 @@ macro_rules! clear_16 {
 
 macro_rules! clear_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(".if {rows} > ", $row, "\nvmovdqu ymmword ptr [{out} + 128*", $row, "], ymm2\n.endif\n")
+        concat!(
+            ".if {rows} > ",
+            $row,
+            "\nvmovdqu ymmword ptr [{out} + 128*",
+            $row,
+            "], ymm2\n.endif\n"
+        )
     };
 }
 
@@ -388,8 +545,24 @@ macro_rules! block_tile_256 {
     };
 }
 
-block_tile_256!(blocks_vex, load_32, row_32, "{{vex}} vpdpbusd", "4", clear_16, scale_16);
-block_tile_256!(blocks_evex, load_32, row_32, "{{evex}} vpdpbusd", "4", clear_16, scale_16);
+block_tile_256!(
+    blocks_vex,
+    load_32,
+    row_32,
+    "{{vex}} vpdpbusd",
+    "4",
+    clear_16,
+    scale_16
+);
+block_tile_256!(
+    blocks_evex,
+    load_32,
+    row_32,
+    "{{evex}} vpdpbusd",
+    "4",
+    clear_16,
+    scale_16
+);
 block_tile_256!(blocks_madd, load_16, row_16, "", "8", clear_8, scale_8);
 
 /// The rows of a tile of bfloat16 weights by `f32`: four, for the weights of two elements of k take four registers.
@@ -499,12 +672,11 @@ macro_rules! tile_type {
 }
 
 macro_rules! block_tile_type {
-    ($name:ident, $function:ident, $parts:literal, $number:literal) => {
+    ($name:ident, $function:ident, $parts:literal) => {
         struct $name;
 
         impl BlockTile for $name {
             const ROWS: usize = 6;
-            const NUMBER: usize = $number;
 
             #[inline(always)]
             unsafe fn run(
@@ -531,9 +703,9 @@ tile_type!(Int8Evex, int8_evex, 6, 2, 1, 1 2 3 4 5 6);
 tile_type!(Int8Madd, int8_madd, 6, 4, 2, 1 2 3 4 5 6);
 tile_type!(Bf16ByF32, bf16_f32, 4, 2, 4, 1 2 3 4);
 tile_type!(F32, f32_f32, 6, 2, 4, 1 2 3 4 5 6);
-block_tile_type!(BlocksVex, blocks_vex, 2, 1);
-block_tile_type!(BlocksEvex, blocks_evex, 2, 1);
-block_tile_type!(BlocksMadd, blocks_madd, 4, 2);
+block_tile_type!(BlocksVex, blocks_vex, 2);
+block_tile_type!(BlocksEvex, blocks_evex, 2);
+block_tile_type!(BlocksMadd, blocks_madd, 4);
 
 kernel_set! {
     /// AVX-VNNI.

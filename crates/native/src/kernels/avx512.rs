@@ -3,17 +3,24 @@
 //! A tile is 12 rows by 32 channels: 24 accumulators, two registers of weights, broadcasts of activations. The inner loop is one
 //! `asm!` block, because the compiler hoists and spills the broadcasts of the same loop in intrinsics (40 % of the speed).
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies are vector code under the contract of `Kernels`")]
-#![allow(clippy::inline_always, reason = "must melt into a caller that has the target features")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "whole bodies are vector code under the contract of `Kernels`"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "must melt into a caller that has the target features"
+)]
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m256i, __m512, _CMP_GT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128, _mm256_storeu_si256,
-    _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_cmp_ps_mask,
-    _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi8, _mm512_div_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256i, __m512, _CMP_GT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128,
+    _mm256_storeu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castps_si512, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtneps_pbh,
+    _mm512_cvtps_epi32, _mm512_cvtsepi32_epi8, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
+    _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::generic;
@@ -84,7 +91,11 @@ impl Simd for Wide {
     }
     #[inline(always)]
     unsafe fn first(v: Self::V, count: usize, fill: Self::V) -> Self::V {
-        let mask = if count >= 16 { u16::MAX } else { (1u16 << count) - 1 };
+        let mask = if count >= 16 {
+            u16::MAX
+        } else {
+            (1u16 << count) - 1
+        };
         _mm512_mask_blend_ps(mask, fill, v)
     }
     #[inline(always)]
@@ -166,10 +177,26 @@ impl Simd for WideBf16 {
 macro_rules! row {
     ($product:literal, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpbroadcastd zmm", $broadcast, ", dword ptr ", $address, "\n",
-            $product, " zmm", $low, ", zmm0, zmm", $broadcast, "\n",
-            $product, " zmm", $high, ", zmm1, zmm", $broadcast, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpbroadcastd zmm",
+            $broadcast,
+            ", dword ptr ",
+            $address,
+            "\n",
+            $product,
+            " zmm",
+            $low,
+            ", zmm0, zmm",
+            $broadcast,
+            "\n",
+            $product,
+            " zmm",
+            $high,
+            ", zmm1, zmm",
+            $broadcast,
+            "\n",
             ".endif\n"
         )
     };
@@ -198,9 +225,19 @@ macro_rules! all_rows {
 macro_rules! start_int8 {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpbroadcastd zmm", $low, ", dword ptr ", $address, "\n",
-            "vmovdqa64 zmm", $high, ", zmm", $low, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpbroadcastd zmm",
+            $low,
+            ", dword ptr ",
+            $address,
+            "\n",
+            "vmovdqa64 zmm",
+            $high,
+            ", zmm",
+            $low,
+            "\n",
             ".endif\n"
         )
     };
@@ -209,9 +246,23 @@ macro_rules! start_int8 {
 macro_rules! start_zero {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vpxord zmm", $low, ", zmm", $low, ", zmm", $low, "\n",
-            "vpxord zmm", $high, ", zmm", $high, ", zmm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vpxord zmm",
+            $low,
+            ", zmm",
+            $low,
+            ", zmm",
+            $low,
+            "\n",
+            "vpxord zmm",
+            $high,
+            ", zmm",
+            $high,
+            ", zmm",
+            $high,
+            "\n",
             ".endif\n"
         )
     };
@@ -220,9 +271,15 @@ macro_rules! start_zero {
 macro_rules! store {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vmovdqu64 zmmword ptr [{out}], zmm", $low, "\n",
-            "vmovdqu64 zmmword ptr [{out} + 64], zmm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vmovdqu64 zmmword ptr [{out}], zmm",
+            $low,
+            "\n",
+            "vmovdqu64 zmmword ptr [{out} + 64], zmm",
+            $high,
+            "\n",
             "add {out}, {out_stride}\n",
             ".endif\n"
         )
@@ -232,10 +289,18 @@ macro_rules! store {
 macro_rules! advance {
     ($by:literal) => {
         concat!(
-            "add {p0}, ", $by, "\n",
-            ".if {rows} > 3\nadd {p1}, ", $by, "\n.endif\n",
-            ".if {rows} > 6\nadd {p2}, ", $by, "\n.endif\n",
-            ".if {rows} > 9\nadd {p3}, ", $by, "\n.endif\n"
+            "add {p0}, ",
+            $by,
+            "\n",
+            ".if {rows} > 3\nadd {p1}, ",
+            $by,
+            "\n.endif\n",
+            ".if {rows} > 6\nadd {p2}, ",
+            $by,
+            "\n.endif\n",
+            ".if {rows} > 9\nadd {p3}, ",
+            $by,
+            "\n.endif\n"
         )
     };
 }
@@ -295,10 +360,18 @@ tile_512!(f32_f32, "vfmadd231ps", start_zero, "0");
 macro_rules! row_mixed {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss zmm6, dword ptr ", $address, "\n",
-            "vfmadd231ps zmm", $low, ", zmm0, zmm6\n",
-            "vfmadd231ps zmm", $high, ", zmm1, zmm6\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vbroadcastss zmm6, dword ptr ",
+            $address,
+            "\n",
+            "vfmadd231ps zmm",
+            $low,
+            ", zmm0, zmm6\n",
+            "vfmadd231ps zmm",
+            $high,
+            ", zmm1, zmm6\n",
             ".endif\n"
         )
     };
@@ -307,10 +380,18 @@ macro_rules! row_mixed {
 macro_rules! row_mixed_odd {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss zmm7, dword ptr ", $address, "\n",
-            "vfmadd231ps zmm", $low, ", zmm2, zmm7\n",
-            "vfmadd231ps zmm", $high, ", zmm3, zmm7\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vbroadcastss zmm7, dword ptr ",
+            $address,
+            "\n",
+            "vfmadd231ps zmm",
+            $low,
+            ", zmm2, zmm7\n",
+            "vfmadd231ps zmm",
+            $high,
+            ", zmm3, zmm7\n",
             ".endif\n"
         )
     };
@@ -365,9 +446,15 @@ unsafe fn bf16_f32<const ROWS: usize>(
 macro_rules! clear_out {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vmovdqu64 zmmword ptr [{out} + 128*", $row, "], zmm2\n",
-            "vmovdqu64 zmmword ptr [{out} + 128*", $row, " + 64], zmm2\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vmovdqu64 zmmword ptr [{out} + 128*",
+            $row,
+            "], zmm2\n",
+            "vmovdqu64 zmmword ptr [{out} + 128*",
+            $row,
+            " + 64], zmm2\n",
             ".endif\n"
         )
     };
@@ -377,16 +464,58 @@ macro_rules! clear_out {
 macro_rules! scale_block {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
         concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss zmm", $broadcast, ", dword ptr ", $address, "\n",
-            "vcvtdq2ps zmm", $low, ", zmm", $low, "\n",
-            "vcvtdq2ps zmm", $high, ", zmm", $high, "\n",
-            "vmulps zmm", $low, ", zmm", $low, ", zmm", $broadcast, "\n",
-            "vmulps zmm", $high, ", zmm", $high, ", zmm", $broadcast, "\n",
-            "vfmadd213ps zmm", $low, ", zmm0, zmmword ptr [{out} + 128*", $row, "]\n",
-            "vfmadd213ps zmm", $high, ", zmm1, zmmword ptr [{out} + 128*", $row, " + 64]\n",
-            "vmovups zmmword ptr [{out} + 128*", $row, "], zmm", $low, "\n",
-            "vmovups zmmword ptr [{out} + 128*", $row, " + 64], zmm", $high, "\n",
+            ".if {rows} > ",
+            $row,
+            "\n",
+            "vbroadcastss zmm",
+            $broadcast,
+            ", dword ptr ",
+            $address,
+            "\n",
+            "vcvtdq2ps zmm",
+            $low,
+            ", zmm",
+            $low,
+            "\n",
+            "vcvtdq2ps zmm",
+            $high,
+            ", zmm",
+            $high,
+            "\n",
+            "vmulps zmm",
+            $low,
+            ", zmm",
+            $low,
+            ", zmm",
+            $broadcast,
+            "\n",
+            "vmulps zmm",
+            $high,
+            ", zmm",
+            $high,
+            ", zmm",
+            $broadcast,
+            "\n",
+            "vfmadd213ps zmm",
+            $low,
+            ", zmm0, zmmword ptr [{out} + 128*",
+            $row,
+            "]\n",
+            "vfmadd213ps zmm",
+            $high,
+            ", zmm1, zmmword ptr [{out} + 128*",
+            $row,
+            " + 64]\n",
+            "vmovups zmmword ptr [{out} + 128*",
+            $row,
+            "], zmm",
+            $low,
+            "\n",
+            "vmovups zmmword ptr [{out} + 128*",
+            $row,
+            " + 64], zmm",
+            $high,
+            "\n",
             ".endif\n"
         )
     };
@@ -478,7 +607,6 @@ struct Int8Blocks;
 
 impl BlockTile for Int8Blocks {
     const ROWS: usize = 12;
-    const NUMBER: usize = 1;
 
     #[inline(always)]
     unsafe fn run(

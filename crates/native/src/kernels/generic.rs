@@ -1,23 +1,32 @@
 //! What all instruction sets share: the walk over tiles, and everything that is not a product.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies are vector code under the contract of `Kernels`")]
-#![allow(clippy::inline_always, reason = "must melt into a caller that has the target features")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "whole bodies are vector code under the contract of `Kernels`"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "must melt into a caller that has the target features"
+)]
 
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile};
-use super::{
-    Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise,
-};
+use super::{Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise};
 use crate::shape::HEAD;
 
 /// A panel's worth of accumulators for each row of a tile.
 #[repr(align(64))]
-struct Accumulators([f32; MOST_ROWS * PANEL]);
+struct Accumulators(std::mem::MaybeUninit<[f32; MOST_ROWS * PANEL]>);
 
 impl Accumulators {
     #[inline(always)]
-    fn new() -> std::mem::MaybeUninit<Self> {
-        std::mem::MaybeUninit::uninit()
+    fn new() -> Self {
+        Self(std::mem::MaybeUninit::uninit())
+    }
+
+    #[inline(always)]
+    fn start(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
     }
 }
 
@@ -25,7 +34,7 @@ impl Accumulators {
 #[inline(always)]
 pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
     let mut buffer = Accumulators::new();
-    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let sums = buffer.start();
     let (words, k) = (p.matrix.k / 4 * PANEL, p.matrix.k);
     let tiles = p.rows.count.div_ceil(T::ROWS);
     for panel in p.first_panel..p.end_panel {
@@ -37,11 +46,20 @@ pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
             let a = p.rows.start.add(first * p.rows.stride);
             T::run(end - first, a, p.rows.stride, w, k / 4, sums.cast(), PANEL * 4);
             for row in first..end {
-                let scale = p.rows.start.add(row * p.rows.stride + 4 + k * T::NUMBER).cast::<f32>().read_unaligned();
+                let scale = p
+                    .rows
+                    .start
+                    .add(row * p.rows.stride + 4 + k * T::NUMBER)
+                    .cast::<f32>()
+                    .read_unaligned();
                 let scale = S::splat(scale);
                 let sums = sums.add((row - first) * PANEL);
                 finish::<S>(p, panel, row, |i, bias| {
-                    S::fma(S::from_i32(sums.add(i).cast()), S::mul(scale, S::load(scales.add(i))), bias)
+                    S::fma(
+                        S::from_i32(sums.add(i).cast()),
+                        S::mul(scale, S::load(scales.add(i))),
+                        bias,
+                    )
                 });
             }
         }
@@ -52,7 +70,7 @@ pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
 #[inline(always)]
 pub(crate) unsafe fn product_blocks<S: Simd, T: BlockTile>(p: &Product) {
     let mut buffer = Accumulators::new();
-    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let sums = buffer.start();
     let (words, blocks) = (p.matrix.k / 4 * PANEL, p.matrix.k / BLOCK);
     let tiles = p.rows.count.div_ceil(T::ROWS);
     for panel in p.first_panel..p.end_panel {
@@ -74,7 +92,7 @@ pub(crate) unsafe fn product_blocks<S: Simd, T: BlockTile>(p: &Product) {
 #[inline(always)]
 pub(crate) unsafe fn product_float<S: Simd, T: Tile>(p: &Product, word: usize) {
     let mut buffer = Accumulators::new();
-    let sums = buffer.as_mut_ptr().cast::<f32>();
+    let sums = buffer.start();
     let words = p.matrix.k / word;
     let tiles = p.rows.count.div_ceil(T::ROWS);
     for panel in p.first_panel..p.end_panel {
@@ -113,7 +131,10 @@ unsafe fn finish<S: Simd>(p: &Product, panel: usize, row: usize, value: impl Fn(
         }
         Epilogue::Add => {
             for i in (0..PANEL).step_by(S::LANES) {
-                S::store(out.add(i), S::add(S::load(out.add(i)), value(i, S::load(bias.add(i)))));
+                S::store(
+                    out.add(i),
+                    S::add(S::load(out.add(i)), value(i, S::load(bias.add(i)))),
+                );
             }
         }
         Epilogue::GeluAdd { more, stride } => {
@@ -139,7 +160,10 @@ unsafe fn finish_rest<S: Simd>(p: &Product, column: usize, row: usize, value: im
     debug_assert!(matches!(p.epilogue, Epilogue::Store));
     let mut rest = [0.0f32; PANEL];
     for i in (0..PANEL).step_by(S::LANES) {
-        S::store(rest.as_mut_ptr().add(i), value(i, S::load(p.matrix.bias.add(column + i))));
+        S::store(
+            rest.as_mut_ptr().add(i),
+            value(i, S::load(p.matrix.bias.add(column + i))),
+        );
     }
     let out = p.out.add(row * p.out_stride + column);
     std::ptr::copy_nonoverlapping(rest.as_ptr(), out, p.matrix.n - column);
@@ -166,11 +190,17 @@ pub(crate) unsafe fn quantise_int8<S: Simd, const NUMBER: usize>(q: &Quantise, b
                 let v = S::round(S::mul(S::load(from.add(i)), inverse));
                 sum = S::add(sum, v);
                 let to = to.add(4 + i * NUMBER);
-                if NUMBER == 1 { S::store_i8(to.cast(), v) } else { S::store_i16(to.cast(), v) }
+                if NUMBER == 1 {
+                    S::store_i8(to.cast(), v)
+                } else {
+                    S::store_i16(to.cast(), v)
+                }
             }
             // Exact: at most 127 * 2^14, below 2^24.
             to.cast::<i32>().write_unaligned(start * S::sum(sum) as i32);
-            to.add(4 + block * NUMBER).cast::<f32>().write_unaligned(largest / 127.0);
+            to.add(4 + block * NUMBER)
+                .cast::<f32>()
+                .write_unaligned(largest / 127.0);
         }
     }
 }
@@ -207,7 +237,14 @@ unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
     let f = S::sub(x, n);
     // The Taylor series of 2^f for |f| <= 0.5, up to the sixth power: the next term is below 1.2e-7.
     let mut p = S::splat(1.540_353e-4);
-    for c in [1.333_355_8e-3f32, 9.618_129e-3, 5.550_411e-2, 0.240_226_51, std::f32::consts::LN_2, 1.0] {
+    for c in [
+        1.333_355_8e-3f32,
+        9.618_129e-3,
+        5.550_411e-2,
+        0.240_226_51,
+        std::f32::consts::LN_2,
+        1.0,
+    ] {
         p = S::fma(p, f, S::splat(c));
     }
     S::scale2(p, n)
@@ -271,7 +308,10 @@ unsafe fn softmax<S: Simd, const BF16: bool>(
         largest = S::max(largest, S::load(scores.add(i)));
     }
     if whole < count {
-        largest = S::max(largest, S::first(S::load(scores.add(whole)), count - whole, lowest));
+        largest = S::max(
+            largest,
+            S::first(S::load(scores.add(whole)), count - whole, lowest),
+        );
     }
     let largest = S::largest(largest);
     let (top, zero) = (S::splat(largest), S::splat(0.0));
@@ -279,13 +319,21 @@ unsafe fn softmax<S: Simd, const BF16: bool>(
     for i in (0..whole).step_by(S::LANES) {
         let e = exp2::<S>(S::sub(S::load(scores.add(i)), top));
         sum = S::add(sum, e);
-        if BF16 { S::store_bf16(to.cast::<u16>().add(i), e) } else { S::store(to.cast::<f32>().add(i), e) }
+        if BF16 {
+            S::store_bf16(to.cast::<u16>().add(i), e)
+        } else {
+            S::store(to.cast::<f32>().add(i), e)
+        }
     }
     for i in (whole..padded).step_by(S::LANES) {
         let e = exp2::<S>(S::sub(S::load(scores.add(i)), top));
         let e = S::first(e, count.saturating_sub(i), zero);
         sum = S::add(sum, e);
-        if BF16 { S::store_bf16(to.cast::<u16>().add(i), e) } else { S::store(to.cast::<f32>().add(i), e) }
+        if BF16 {
+            S::store_bf16(to.cast::<u16>().add(i), e)
+        } else {
+            S::store(to.cast::<f32>().add(i), e)
+        }
     }
     (largest, 1.0 / S::sum(sum))
 }
@@ -299,13 +347,24 @@ pub(crate) unsafe fn attend<S: Simd, T: Tile, const BF16: bool>(a: &Attend, word
     let number = if BF16 { 2 } else { 4 };
     let tiles = a.queries.count.div_ceil(T::ROWS);
     for tile in 0..tiles {
-        let (first, end) = (a.queries.count * tile / tiles, a.queries.count * (tile + 1) / tiles);
+        let (first, end) = (
+            a.queries.count * tile / tiles,
+            a.queries.count * (tile + 1) / tiles,
+        );
         let rows = end - first;
         let queries = a.queries.start.add(first * a.queries.stride);
         for panel in 0..padded / PANEL {
             let keys = a.head.keys.add(panel * (HEAD / word) * PANEL);
             let out = scores.add(panel * PANEL).cast();
-            T::run(rows, queries, a.queries.stride, keys, HEAD / word, out, padded * 4);
+            T::run(
+                rows,
+                queries,
+                a.queries.stride,
+                keys,
+                HEAD / word,
+                out,
+                padded * 4,
+            );
         }
         let mut inverse = [0.0f32; MOST_ROWS];
         for (row, inverse) in inverse.iter_mut().enumerate().take(rows) {
@@ -315,7 +374,8 @@ pub(crate) unsafe fn attend<S: Simd, T: Tile, const BF16: bool>(a: &Attend, word
             *inverse = one;
             if !a.weights.is_null() {
                 for i in 0..a.head.positions {
-                    *a.weights.add((first + row) * a.weights_stride + i) = (*scores.add(i) - largest).exp2() * one;
+                    *a.weights.add((first + row) * a.weights_stride + i) =
+                        (*scores.add(i) - largest).exp2() * one;
                 }
             }
         }
@@ -404,7 +464,9 @@ pub(crate) unsafe fn pack_heads<S: Simd, const BF16: bool>(p: &PackHeads) {
 pub(crate) unsafe fn attend_pages<S: Simd>(a: &AttendPages) {
     let padded = a.count.next_multiple_of(16);
     for position in 0..a.count {
-        let key = (*a.pages.add(position / PAGE)).add(a.keys_at + position % PAGE * a.stride).cast_const();
+        let key = (*a.pages.add(position / PAGE))
+            .add(a.keys_at + position % PAGE * a.stride)
+            .cast_const();
         let mut dot = S::splat(0.0);
         for i in (0..HEAD).step_by(S::LANES) {
             dot = S::fma(S::load(a.query.add(i)), S::load(key.add(i)), dot);

@@ -14,7 +14,10 @@
 //! Weights are stored as bytes 128 too large, because the instructions multiply unsigned by signed; `start` takes the surplus
 //! back: -128 times the sum of the row's integers.
 
-#![allow(clippy::cast_ptr_alignment, reason = "packed memory mixes types; all accesses are unaligned or aligned by layout")]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "packed memory mixes types; all accesses are unaligned or aligned by layout"
+)]
 
 mod generic;
 mod set;
@@ -88,6 +91,11 @@ pub(crate) struct Rows {
     pub(crate) count: usize,
 }
 
+// SAFETY: only says where to read.
+unsafe impl Send for Rows {}
+// SAFETY: as above.
+unsafe impl Sync for Rows {}
+
 /// What happens to a product's values before they are stored. `v` is the product with its bias.
 #[derive(Clone, Copy)]
 pub(crate) enum Epilogue {
@@ -102,6 +110,11 @@ pub(crate) enum Epilogue {
     /// `out = v * by` for the channels below `channels`, `out = v` for the others.
     Scale { channels: usize, by: f32 },
 }
+
+// SAFETY: only says where to read.
+unsafe impl Send for Epilogue {}
+// SAFETY: as above.
+unsafe impl Sync for Epilogue {}
 
 /// One product: all rows, some panels.
 #[derive(Clone, Copy)]
@@ -218,7 +231,8 @@ pub(crate) struct Kernels {
     pack_heads: [unsafe fn(&PackHeads); 2],
     pub(crate) attend_pages: unsafe fn(&AttendPages),
     /// `to = norm(from) * weight + bias` over `k` (a multiple of 16) values.
-    pub(crate) layer_norm: unsafe fn(to: *mut f32, from: *const f32, weight: *const f32, bias: *const f32, k: usize),
+    pub(crate) layer_norm:
+        unsafe fn(to: *mut f32, from: *const f32, weight: *const f32, bias: *const f32, k: usize),
     /// Bytes of an 8-bit integer, and of a bfloat16, in rows of activations.
     int8_bytes: usize,
     bf16_bytes: usize,

@@ -1,6 +1,9 @@
 //! Kernels in plain Rust: the twin that every other set is tested against, and what other processors run.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies read and write raw rows under the contract of `Kernels`")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "whole bodies read and write raw rows under the contract of `Kernels`"
+)]
 #![allow(clippy::inline_always, reason = "must melt into the loops around it")]
 
 use super::generic;
@@ -43,7 +46,9 @@ impl Tile for Int8 {
             let a = a.add(row * stride);
             let mut sums = [a.cast::<i32>().read_unaligned(); PANEL];
             add_int8(a.add(4).cast(), w, words, &mut sums);
-            out.add(row * out_stride).cast::<[i32; PANEL]>().write_unaligned(sums);
+            out.add(row * out_stride)
+                .cast::<[i32; PANEL]>()
+                .write_unaligned(sums);
         }
     }
 }
@@ -52,7 +57,6 @@ struct Int8Blocks;
 
 impl BlockTile for Int8Blocks {
     const ROWS: usize = 4;
-    const NUMBER: usize = 1;
 
     #[inline(always)]
     unsafe fn run(
@@ -69,13 +73,20 @@ impl BlockTile for Int8Blocks {
             for block in 0..blocks {
                 let a = a.add(row * stride + block * (BLOCK + 8));
                 let mut sums = [a.cast::<i32>().read_unaligned(); PANEL];
-                add_int8(a.add(4).cast(), w.add(block * BLOCK / 4 * PANEL), BLOCK / 4, &mut sums);
+                add_int8(
+                    a.add(4).cast(),
+                    w.add(block * BLOCK / 4 * PANEL),
+                    BLOCK / 4,
+                    &mut sums,
+                );
                 let scale = a.add(4 + BLOCK).cast::<f32>().read_unaligned();
                 for (channel, (scaled, sum)) in scaled.iter_mut().zip(&sums).enumerate() {
                     *scaled += *sum as f32 * scale * *scales.add(block * PANEL + channel);
                 }
             }
-            out.add(row * PANEL).cast::<[f32; PANEL]>().write_unaligned(scaled);
+            out.add(row * PANEL)
+                .cast::<[f32; PANEL]>()
+                .write_unaligned(scaled);
         }
     }
 }
@@ -100,13 +111,18 @@ impl Tile for Bf16ByF32 {
             let a = a.add(row * stride).cast::<f32>();
             let mut sums = [0.0f32; PANEL];
             for word in 0..words {
-                let (low, high) = (a.add(word * 2).read_unaligned(), a.add(word * 2 + 1).read_unaligned());
+                let (low, high) = (
+                    a.add(word * 2).read_unaligned(),
+                    a.add(word * 2 + 1).read_unaligned(),
+                );
                 let w = &*w.add(word * PANEL).cast::<[u32; PANEL]>();
                 for (sum, w) in sums.iter_mut().zip(w) {
                     *sum += low * f32::from_bits(w << 16) + high * f32::from_bits(w & 0xffff_0000);
                 }
             }
-            out.add(row * out_stride).cast::<[f32; PANEL]>().write_unaligned(sums);
+            out.add(row * out_stride)
+                .cast::<[f32; PANEL]>()
+                .write_unaligned(sums);
         }
     }
 }
@@ -137,7 +153,9 @@ impl Tile for F32 {
                     *sum += a * w;
                 }
             }
-            out.add(row * out_stride).cast::<[f32; PANEL]>().write_unaligned(sums);
+            out.add(row * out_stride)
+                .cast::<[f32; PANEL]>()
+                .write_unaligned(sums);
         }
     }
 }

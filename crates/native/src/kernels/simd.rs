@@ -1,7 +1,13 @@
 //! Vectors of `f32`, written once for every instruction set, and the plain version of them.
 
-#![allow(unsafe_op_in_unsafe_fn, reason = "whole bodies are vector code under the contract of their trait")]
-#![allow(clippy::inline_always, reason = "must melt into a caller that has the target features")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "whole bodies are vector code under the contract of their trait"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "must melt into a caller that has the target features"
+)]
 
 /// A vector of `f32` lanes.
 ///
@@ -113,7 +119,13 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn round(a: Self::V) -> Self::V {
         // Adding and taking away 1.5 * 2^23 rounds to even; larger values are whole already.
-        each(|i| if a[i].abs() < 4_194_304.0 { (a[i] + 12_582_912.0) - 12_582_912.0 } else { a[i] })
+        each(|i| {
+            if a[i].abs() < 4_194_304.0 {
+                (a[i] + 12_582_912.0) - 12_582_912.0
+            } else {
+                a[i]
+            }
+        })
     }
     #[inline(always)]
     unsafe fn scale2(p: Self::V, n: Self::V) -> Self::V {

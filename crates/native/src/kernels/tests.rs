@@ -6,7 +6,10 @@ use crate::pack;
 use crate::random::Random;
 
 fn sets() -> impl Iterator<Item = (Isa, &'static Kernels)> {
-    Isa::ALL.into_iter().filter(|isa| isa.available()).map(|isa| (isa, Kernels::of(isa)))
+    Isa::ALL
+        .into_iter()
+        .filter(|isa| isa.available())
+        .map(|isa| (isa, Kernels::of(isa)))
 }
 
 /// Values with what breaks kernels: zeros, whole rows of zeros, lone giants, tiny values, all-extreme rows.
@@ -18,7 +21,10 @@ fn values(random: &mut Random, count: usize, row: usize) -> Vec<f32> {
             1 => row.fill(if random.below(2) == 0 { 3.0 } else { -3.0 }),
             2 => row[random.below(row.len())] = 1000.0,
             3 => row.iter_mut().for_each(|x| *x *= 1e-20),
-            4 => row.iter_mut().enumerate().for_each(|(i, x)| *x = if i % 2 == 0 { 5.0 } else { -5.0 }),
+            4 => row
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, x)| *x = if i % 2 == 0 { 5.0 } else { -5.0 }),
             _ => {}
         }
     }
@@ -36,7 +42,11 @@ struct Case {
 
 impl Case {
     fn new(random: &mut Random) -> Self {
-        let (m, n, k) = (1 + random.below(40), 1 + random.below(100), 64 * (1 + random.below(9)));
+        let (m, n, k) = (
+            1 + random.below(40),
+            1 + random.below(100),
+            64 * (1 + random.below(9)),
+        );
         let (a, w) = (values(random, m * k, k), values(random, n * k, k));
         let bias = values(random, n, n);
         Self { m, n, k, a, w, bias }
@@ -58,7 +68,11 @@ impl Case {
             to_stride: stride,
         };
         let product = Product {
-            rows: Rows { start: rows.shared().0, stride, count: self.m },
+            rows: Rows {
+                start: rows.shared().0,
+                stride,
+                count: self.m,
+            },
             matrix,
             first_panel: 0,
             end_panel: matrix.panels(),
@@ -76,7 +90,11 @@ impl Case {
 
     /// The same in `f64`, from values rounded as the format says.
     fn expected(&self, format: Precision) -> Vec<f64> {
-        let block = if format == Precision::Int8Block64 { BLOCK } else { self.k };
+        let block = if format == Precision::Int8Block64 {
+            BLOCK
+        } else {
+            self.k
+        };
         let round = |row: &[f32]| -> Vec<f64> {
             match format {
                 Precision::Int8Row | Precision::Int8Block64 => row
@@ -85,7 +103,9 @@ impl Case {
                         let largest = block.iter().fold(0.0f32, |l, x| l.max(x.abs()));
                         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
                         let scale = f64::from(largest / 127.0);
-                        block.iter().map(move |x| f64::from((x * inverse).round_ties_even()) * scale)
+                        block
+                            .iter()
+                            .map(move |x| f64::from((x * inverse).round_ties_even()) * scale)
                     })
                     .collect(),
                 _ => row.iter().map(|x| f64::from(*x)).collect(),
@@ -96,7 +116,9 @@ impl Case {
             .chunks(self.k)
             .map(|row| {
                 if format == Precision::Bf16 {
-                    row.iter().map(|x| f64::from(f32::from_bits(u32::from(bf16(*x)) << 16))).collect()
+                    row.iter()
+                        .map(|x| f64::from(f32::from_bits(u32::from(bf16(*x)) << 16)))
+                        .collect()
                 } else {
                     round(row)
                 }
@@ -119,7 +141,11 @@ impl Case {
         let w: Vec<f64> = self.w.chunks(self.k).map(norm).collect();
         let mut out = Vec::new();
         for a in self.a.chunks(self.k) {
-            out.extend(w.iter().zip(&self.bias).map(|(w, bias)| norm(a) * w + f64::from(bias.abs()) + 1e-30));
+            out.extend(
+                w.iter()
+                    .zip(&self.bias)
+                    .map(|(w, bias)| norm(a) * w + f64::from(bias.abs()) + 1e-30),
+            );
         }
         out
     }
@@ -134,7 +160,11 @@ fn products_of_every_set_are_those_of_f64_arithmetic() {
             let (expected, sizes) = (case.expected(format), case.sizes());
             for (isa, kernels) in sets() {
                 // bfloat16 activations are rounded to 8 bits.
-                let tolerance = if format == Precision::Bf16 && kernels.bf16_bytes == 2 { 4e-3 } else { 2e-6 };
+                let tolerance = if format == Precision::Bf16 && kernels.bf16_bytes == 2 {
+                    4e-3
+                } else {
+                    2e-6
+                };
                 let got = case.run(kernels, format, Epilogue::Store, &vec![f32::NAN; case.m * case.n]);
                 for ((got, expected), size) in got.iter().zip(&expected).zip(&sizes) {
                     let error = (f64::from(*got) - expected).abs() / size;
@@ -158,14 +188,18 @@ fn integer_rows_are_the_same_in_every_set() {
     let mut random = Random::new(2);
     for _ in 0..20 {
         let case = Case::new(&mut random);
-        let before = vec![0.0; case.m * case.n];
+        let (before, sizes) = (vec![0.0; case.m * case.n], case.sizes());
         for format in [Precision::Int8Row, Precision::Int8Block64] {
             let plain = case.run(&portable::KERNELS, format, Epilogue::Store, &before);
             for (isa, kernels) in sets() {
                 let got = case.run(kernels, format, Epilogue::Store, &before);
                 for (index, (got, plain)) in got.iter().zip(&plain).enumerate() {
-                    let size = case.sizes()[index] as f32;
-                    assert!((got - plain).abs() <= 1e-6 * size, "{} {}", isa.name(), format.name());
+                    assert!(
+                        (got - plain).abs() <= 1e-6 * sizes[index] as f32,
+                        "{} {}",
+                        isa.name(),
+                        format.name()
+                    );
                 }
             }
         }
@@ -183,7 +217,8 @@ fn epilogues_do_to_a_product_what_they_say() {
         case.n = n;
         let more: Vec<f32> = (0..case.m * n).map(|_| random.normal()).collect();
         let erf = |x: f64| libm_erf(x);
-        let gelu = |x: f32| (f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32;
+        let gelu =
+            |x: f32| (f64::from(x) * 0.5 * (1.0 + erf(f64::from(x) / std::f64::consts::SQRT_2))) as f32;
         for (isa, kernels) in sets() {
             for format in [Precision::Int8Row, Precision::Int8Block64, Precision::F32] {
                 let stored = case.run(kernels, format, Epilogue::Store, &more);
@@ -197,10 +232,22 @@ fn epilogues_do_to_a_product_what_they_say() {
                 };
                 check(Epilogue::Add, &|i| stored[i] + more[i]);
                 check(Epilogue::Gelu, &|i| gelu(stored[i]));
-                check(Epilogue::GeluAdd { more: more.as_ptr(), stride: n }, &|i| gelu(stored[i]) + more[i]);
-                check(Epilogue::Scale { channels: PANEL, by: 0.3 }, &|i| {
-                    if i % n < PANEL { stored[i] * 0.3 } else { stored[i] }
-                });
+                check(
+                    Epilogue::GeluAdd {
+                        more: more.as_ptr(),
+                        stride: n,
+                    },
+                    &|i| gelu(stored[i]) + more[i],
+                );
+                check(
+                    Epilogue::Scale {
+                        channels: PANEL,
+                        by: 0.3,
+                    },
+                    &|i| {
+                        if i % n < PANEL { stored[i] * 0.3 } else { stored[i] }
+                    },
+                );
             }
         }
     }
@@ -250,13 +297,23 @@ fn norms_have_mean_and_variance_of_their_weights() {
 
 /// Softmax(q k) v in `f64` for one row: (weights, output).
 fn attention(q: &[f32], keys: &[f32], values: &[f32], count: usize) -> (Vec<f64>, Vec<f64>) {
-    let dot = |p: usize| (0..64).map(|i| f64::from(q[i]) * f64::from(keys[p * 64 + i])).sum::<f64>();
+    let dot = |p: usize| {
+        (0..64)
+            .map(|i| f64::from(q[i]) * f64::from(keys[p * 64 + i]))
+            .sum::<f64>()
+    };
     let scores: Vec<f64> = (0..count).map(dot).collect();
     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp2()).collect();
     let sum: f64 = weights.iter().sum();
     let weights: Vec<f64> = weights.iter().map(|w| w / sum).collect();
-    let out = (0..64).map(|i| (0..count).map(|p| weights[p] * f64::from(values[p * 64 + i])).sum()).collect();
+    let out = (0..64)
+        .map(|i| {
+            (0..count)
+                .map(|p| weights[p] * f64::from(values[p * 64 + i]))
+                .sum()
+        })
+        .collect();
     (weights, out)
 }
 
@@ -306,7 +363,11 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                 let scratch = Buffer::new(attend_scratch(padded));
                 let (mut out, mut weights) = (vec![0.0f32; rows * 64], vec![0.0f32; rows * positions]);
                 let attend = Attend {
-                    queries: Rows { start: queries.shared().0, stride, count: rows },
+                    queries: Rows {
+                        start: queries.shared().0,
+                        stride,
+                        count: rows,
+                    },
                     head: Head {
                         keys: k.shared().0.cast(),
                         values: v.shared().0.cast(),
@@ -329,10 +390,19 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                     let (want_weights, want) = attention(&q[row * 64..], &keys, &values, positions);
                     for (got, want) in out[row * 64..][..64].iter().zip(&want) {
                         let error = (f64::from(*got) - want).abs();
-                        assert!(error < tolerance, "{round} {} {}: {got} for {want}", isa.name(), format.name());
+                        assert!(
+                            error < tolerance,
+                            "{round} {} {}: {got} for {want}",
+                            isa.name(),
+                            format.name()
+                        );
                     }
                     for (got, want) in weights[row * positions..][..positions].iter().zip(&want_weights) {
-                        assert!((f64::from(*got) - want).abs() < tolerance, "{} weights", isa.name());
+                        assert!(
+                            (f64::from(*got) - want).abs() < tolerance,
+                            "{} weights",
+                            isa.name()
+                        );
                     }
                 }
             }
@@ -371,7 +441,11 @@ fn attention_over_pages_is_attention_over_their_positions() {
             // SAFETY: the pages hold `count` positions.
             unsafe { (kernels.attend_pages)(&attend) };
             for (got, want) in out.iter().zip(&want) {
-                assert!((f64::from(*got) - want).abs() < 1e-5, "{}: {got} for {want}", isa.name());
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-5,
+                    "{}: {got} for {want}",
+                    isa.name()
+                );
             }
         }
     }

@@ -27,7 +27,6 @@ pub(crate) trait Tile {
 /// scaled sums in `f32`.
 pub(crate) trait BlockTile {
     const ROWS: usize;
-    const NUMBER: usize;
 
     unsafe fn run(
         rows: usize,

@@ -1,0 +1,220 @@
+//! Times the encoder and decoder steps of random weights: `forward [SHAPE] [PRECISION,...] [ISA,...] [THREADS,...] [POSITIONS,...]`.
+//!
+//! Prints medians, GMAC/s and the share of what the multiplying instructions do in registers, measured in the same run.
+
+use std::time::Instant;
+
+use whisper_native::random::{Random, RandomTensors};
+use whisper_native::{Encoded, Isa, Logits, Precision, Row, Sequence, Shape, Team, Weights, register_peak};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument = |index: usize, default: &str| -> String {
+        arguments
+            .get(index)
+            .filter(|text| *text != "-")
+            .cloned()
+            .unwrap_or_else(|| default.to_owned())
+    };
+    let name = argument(0, "base");
+    let shape = Shape::named(&name).ok_or_else(|| format!("no shape `{name}`"))?;
+    let all: Vec<&str> = Precision::ALL.map(Precision::name).to_vec();
+    let chosen = argument(1, &all.join(","));
+    let precisions = Precision::ALL
+        .into_iter()
+        .filter(|p| chosen.split(',').any(|name| name == p.name()));
+    let isas = argument(2, Isa::detect().name());
+    let isas = isas
+        .split(',')
+        .map(Isa::from_name)
+        .collect::<Result<Vec<_>, _>>()?;
+    let numbers = |text: String| text.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
+    let threads = numbers(argument(3, "1,2"))?;
+    let positions = numbers(argument(4, "742"))?;
+
+    for precision in precisions {
+        let start = Instant::now();
+        let mut tensors = RandomTensors::new(shape, 1);
+        let packed = Weights::pack(shape, precision, isas[0], &mut tensors)?;
+        let region = std::sync::Arc::new(Aligned::copy(packed.bytes()));
+        println!(
+            "{name} {}: {} MB made and packed in {:.1} s",
+            precision.name(),
+            packed.bytes().len() / 1_000_000,
+            start.elapsed().as_secs_f64()
+        );
+        drop(packed);
+        for isa in &isas {
+            let weights = Weights::open(shape, precision, *isa, region.clone())?;
+            for threads in &threads {
+                for positions in &positions {
+                    measure(&weights, *threads, *positions)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Packed bytes at a cache line, as a mapped file would have them.
+struct Aligned(Vec<Line>);
+
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; 64]);
+
+impl Aligned {
+    fn copy(bytes: &[u8]) -> Self {
+        let mut lines = vec![Line([0; 64]); bytes.len().div_ceil(64)];
+        for (line, bytes) in lines.iter_mut().zip(bytes.chunks(64)) {
+            line.0[..bytes.len()].copy_from_slice(bytes);
+        }
+        Self(lines)
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: lines are 64 bytes each without padding.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
+    }
+}
+
+/// Median and least milliseconds of some runs.
+fn median(runs: usize, mut work: impl FnMut()) -> (f64, f64) {
+    work();
+    let mut times: Vec<f64> = (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
+}
+
+fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let shape = weights.shape();
+    let mut team = Team::new(threads);
+    let mut random = Random::new(1);
+    let mel: Vec<f32> = (0..shape.n_mels * 2 * positions)
+        .map(|_| random.normal() * 0.3)
+        .collect();
+    let runs = if shape.audio_state > 768 { 3 } else { 11 };
+    let mut encoded = weights.encode(&mut team, &mel, positions, &|| false)?;
+    let (encode, least) = median(runs, || {
+        if let Ok(window) = weights.encode(&mut team, &mel, positions, &|| false) {
+            encoded = window;
+        }
+    });
+    let (linear, attention) = macs(shape, positions);
+    let peak = register_peak(weights.isa(), weights.precision()) * threads as f64;
+    let attention_peak = register_peak(
+        weights.isa(),
+        if weights.precision() == Precision::F32 {
+            Precision::F32
+        } else {
+            Precision::Bf16
+        },
+    ) * threads as f64;
+    let limit = (linear / peak + attention / attention_peak) * 1e3;
+    println!(
+        "  {:<11} {:<8} {threads} threads {positions} positions: encode {encode:.1} ms (least {least:.1}), {:.0} GMAC/s, {:.0} % of the limit {limit:.1} ms (peak {peak:.0} and {attention_peak:.0})",
+        weights.isa().name(),
+        weights.precision().name(),
+        (linear + attention) / encode * 1e3,
+        limit / encode * 100.0
+    );
+    let windows: Vec<Encoded> = (0..8)
+        .map(|_| weights.encode(&mut team, &mel, positions, &|| false))
+        .collect::<Result<_, _>>()?;
+    let mut text = String::new();
+    for (batch, own) in [
+        (1, false),
+        (2, true),
+        (4, true),
+        (8, true),
+        (5, false),
+        (8, false),
+    ] {
+        let (ms, least) = steps(weights, &mut team, &windows, batch, own)?;
+        let kind = if own { "own" } else { "one" };
+        text += &format!("  {batch} {kind} {ms:.2} ({least:.2})");
+    }
+    println!("    steps, ms by rows and windows:{text}");
+    let mut logits = vec![0.0; shape.n_vocab];
+    let tokens: Vec<u32> = (0..64).map(|_| random.below(shape.n_vocab) as u32).collect();
+    let (prefill, _) = median(5, || {
+        let mut sequence = Sequence::new(weights);
+        let row = Row {
+            encoded: &encoded,
+            sequence: &mut sequence,
+            tokens: &tokens,
+            logits: Logits::Last,
+        };
+        let _ = weights.step(&mut team, &mut [row], &mut logits);
+    });
+    let (prompt, _) = median(5, || {
+        let mut sequence = Sequence::new(weights);
+        let row = Row {
+            encoded: &encoded,
+            sequence: &mut sequence,
+            tokens: &tokens[..4],
+            logits: Logits::Last,
+        };
+        let _ = weights.step(&mut team, &mut [row], &mut logits);
+    });
+    let heads: Vec<(usize, usize)> = (0..8)
+        .map(|i| (shape.text_layers - 1 - i % 2, i % shape.text_heads))
+        .collect();
+    let (attend, _) = median(5, || {
+        let _ = weights.attend(&mut team, &encoded, &tokens[..40], &heads);
+    });
+    println!(
+        "    prefill of 4 tokens {prompt:.2} ms, of 64 {prefill:.2} ms; attend over 40 tokens {attend:.2} ms"
+    );
+    Ok(())
+}
+
+/// Milliseconds a step, median and least, over 40 steps after a short prompt.
+fn steps(
+    weights: &Weights,
+    team: &mut Team,
+    windows: &[Encoded],
+    batch: usize,
+    own: bool,
+) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+    let mut sequences: Vec<Sequence> = (0..batch).map(|_| Sequence::new(weights)).collect();
+    let mut logits = vec![0.0; batch * weights.shape().n_vocab];
+    let mut times = Vec::new();
+    for step in 0..41 {
+        let mut rows: Vec<Row<'_>> = sequences
+            .iter_mut()
+            .enumerate()
+            .map(|(index, sequence)| Row {
+                encoded: &windows[if own { index } else { 0 }],
+                sequence,
+                tokens: &[1, 2, 3, 4][..if step == 0 { 4 } else { 1 }],
+                logits: Logits::Last,
+            })
+            .collect();
+        let start = Instant::now();
+        weights.step(team, &mut rows, &mut logits)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let mut times = times.split_off(1);
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], times[0]))
+}
+
+/// Multiplications of the encoder in 10^9: linear (with the decoder's keys and values) and attention.
+fn macs(shape: &Shape, positions: usize) -> (f64, f64) {
+    let (t, d) = (positions as f64, shape.audio_state as f64);
+    let layer = 12.0 * d * d;
+    let convolutions = 2.0 * 3.0 * shape.n_mels as f64 * d + 3.0 * d * d;
+    let cross = shape.text_layers as f64 * 2.0 * d * shape.text_state as f64;
+    let linear = t * (shape.audio_layers as f64 * layer + convolutions + cross);
+    let attention = shape.audio_layers as f64 * 2.0 * t * t * d;
+    (linear / 1e9, attention / 1e9)
+}
