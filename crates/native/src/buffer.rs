@@ -81,10 +81,8 @@ impl Drop for Buffer {
         if self.len > 0 {
             // SAFETY: allocated by `new` with this layout, whose size and alignment were accepted then.
             unsafe {
-                dealloc(
-                    self.start.as_ptr(),
-                    Layout::from_size_align_unchecked(self.len, ALIGN),
-                )
+                let layout = Layout::from_size_align_unchecked(self.len, ALIGN);
+                dealloc(self.start.as_ptr(), layout);
             }
         }
     }

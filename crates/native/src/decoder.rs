@@ -100,7 +100,7 @@ pub(crate) struct Capture<'a> {
 /// One token of one row.
 #[derive(Clone, Copy)]
 struct Token {
-    token: u32,
+    id: u32,
     position: usize,
     /// Index of its sequence's first page in the table of pages.
     pages: usize,
@@ -153,6 +153,13 @@ struct Own {
     attend: Shared<u8>,
 }
 
+/// The heads of [`Capture`] and where their weights go.
+#[derive(Clone, Copy)]
+struct Captured<'a> {
+    heads: &'a [(usize, usize)],
+    out: Shared<f32>,
+}
+
 struct Step<'a> {
     context: Context<'a>,
     plan: &'a Plan,
@@ -160,7 +167,7 @@ struct Step<'a> {
     common: Common,
     count: usize,
     padded: usize,
-    capture: Option<(&'a [(usize, usize)], Shared<f32>)>,
+    capture: Option<Captured<'a>>,
 }
 
 /// Checks a step; gives the number of tokens and of rows of logits.
@@ -224,7 +231,8 @@ pub(crate) fn step(
         common,
         count,
         padded,
-        capture: capture.map(|capture| (capture.heads, Shared(capture.out.as_mut_ptr()))),
+        capture: capture
+            .map(|capture| Captured { heads: capture.heads, out: Shared(capture.out.as_mut_ptr()) }),
     };
     step.embed();
     for (index, layer) in plan.decoder.iter().enumerate() {
@@ -326,7 +334,7 @@ impl Step<'_> {
         let (width, base) = (self.width(), self.context.base());
         let embedding = self.plan.embedding.0;
         for (index, token) in self.tables.tokens.iter().enumerate() {
-            let row = token.token as usize * width;
+            let row = token.id as usize * width;
             // SAFETY: `x` holds `count` rows; token and position were checked against the sizes of the two tables.
             let x = unsafe { std::slice::from_raw_parts_mut(self.common.x.at(index * width), width) };
             // SAFETY: as above.
@@ -367,7 +375,7 @@ impl Step<'_> {
             // SAFETY: each token has a row of its own in all three.
             unsafe {
                 self.context
-                    .norm(norm, from.at(index * width), to.at(index * width), 1, width)
+                    .norm(norm, from.at(index * width), to.at(index * width), 1, width);
             };
             self.quantise(index, to, width);
         });
@@ -379,7 +387,7 @@ impl Step<'_> {
         // SAFETY: each token has a row of its own in both.
         unsafe {
             self.context
-                .quantise(self.context.precision, from.at(index * k), k, 1, k, to)
+                .quantise(self.context.precision, from.at(index * k), k, 1, k, to);
         };
     }
 
@@ -412,7 +420,7 @@ impl Step<'_> {
             // SAFETY: items write to different columns; `rows` is only read now.
             unsafe {
                 self.context
-                    .product(rows, at, panels, to.at(0), matrix.n, epilogue)
+                    .product(rows, at, panels, to.at(0), matrix.n, epilogue);
             };
         });
     }
@@ -495,7 +503,7 @@ impl Step<'_> {
                     self.context
                         .quantise(format, from, width, self.count, HEAD, own.queries.0)
                 };
-                let captured = self.capture.and_then(|(heads, out)| {
+                let captured = self.capture.and_then(|Captured { heads, out }| {
                     let found = heads.iter().position(|pair| *pair == (index, head))?;
                     Some((found, out))
                 });

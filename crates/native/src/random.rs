@@ -22,7 +22,7 @@ impl Random {
 
     /// 0 to `end` - 1.
     pub fn below(&mut self, end: usize) -> usize {
-        (u64::from(self.bits()) * end as u64 >> 32) as usize
+        ((u64::from(self.bits()) * end as u64) >> 32) as usize
     }
 
     /// About a normal distribution of variance 1: the sum of four uniform numbers.

@@ -191,9 +191,9 @@ pub(crate) unsafe fn quantise_int8<S: Simd, const NUMBER: usize>(q: &Quantise, b
                 sum = S::add(sum, v);
                 let to = to.add(4 + i * NUMBER);
                 if NUMBER == 1 {
-                    S::store_i8(to.cast(), v)
+                    S::store_i8(to.cast(), v);
                 } else {
-                    S::store_i16(to.cast(), v)
+                    S::store_i16(to.cast(), v);
                 }
             }
             // Exact: at most 127 * 2^14, below 2^24.
@@ -241,7 +241,7 @@ unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
         1.333_355_8e-3f32,
         9.618_129e-3,
         5.550_411e-2,
-        0.240_226_51,
+        0.240_226_5,
         std::f32::consts::LN_2,
         1.0,
     ] {
@@ -320,9 +320,9 @@ unsafe fn softmax<S: Simd, const BF16: bool>(
         let e = exp2::<S>(S::sub(S::load(scores.add(i)), top));
         sum = S::add(sum, e);
         if BF16 {
-            S::store_bf16(to.cast::<u16>().add(i), e)
+            S::store_bf16(to.cast::<u16>().add(i), e);
         } else {
-            S::store(to.cast::<f32>().add(i), e)
+            S::store(to.cast::<f32>().add(i), e);
         }
     }
     for i in (whole..padded).step_by(S::LANES) {
@@ -330,9 +330,9 @@ unsafe fn softmax<S: Simd, const BF16: bool>(
         let e = S::first(e, count.saturating_sub(i), zero);
         sum = S::add(sum, e);
         if BF16 {
-            S::store_bf16(to.cast::<u16>().add(i), e)
+            S::store_bf16(to.cast::<u16>().add(i), e);
         } else {
-            S::store(to.cast::<f32>().add(i), e)
+            S::store(to.cast::<f32>().add(i), e);
         }
     }
     (largest, 1.0 / S::sum(sum))

@@ -14,11 +14,6 @@
 //! Weights are stored as bytes 128 too large, because the instructions multiply unsigned by signed; `start` takes the surplus
 //! back: -128 times the sum of the row's integers.
 
-#![allow(
-    clippy::cast_ptr_alignment,
-    reason = "packed memory mixes types; all accesses are unaligned or aligned by layout"
-)]
-
 mod generic;
 mod set;
 mod simd;
