@@ -7,9 +7,12 @@
 //! No rule of decoding lives here.
 
 mod isa;
+pub mod mel;
 mod model;
 mod shape;
 mod team;
+pub mod timing;
+pub mod tokenizer;
 
 pub use isa::{Isa, IsaError};
 pub use model::{EncodeError, Encoded, Logits, Region, Row, Sequence, StepError, Weights};
