@@ -196,7 +196,8 @@ pub(super) enum StepError {
     Engine(String),
 }
 
-/// Decodes greedily from `logits`, those after the last prompt token.
+/// Decodes greedily from `logits`, those after the last prompt token and after `forced`, which the hypothesis begins
+/// with.
 ///
 /// `last_timestamp` is the greatest timestamp token allowed: the end of the window.
 pub(super) fn greedy(
@@ -205,8 +206,12 @@ pub(super) fn greedy(
     logits: &mut Vec<f32>,
     last_timestamp: i32,
     max_tokens: usize,
+    forced: &[i32],
 ) -> Result<Hypothesis, StepError> {
-    let mut hypothesis = Hypothesis::default();
+    let mut hypothesis = Hypothesis {
+        tokens: forced.iter().map(|&id| Choice { id, logprob: 0.0 }).collect(),
+        ..Hypothesis::default()
+    };
     let mut sum = 0.0;
     loop {
         apply_rules(logits, &hypothesis.tokens, vocabulary, last_timestamp);
@@ -222,7 +227,7 @@ pub(super) fn greedy(
         }
         steps.step(choice.id, logits)?;
     }
-    hypothesis.avg_logprob = sum / (hypothesis.tokens.len() + 1) as f32;
+    hypothesis.avg_logprob = sum / (hypothesis.tokens.len() - forced.len() + 1) as f32;
     Ok(hypothesis)
 }
 
@@ -436,7 +441,37 @@ mod tests {
 
     fn run(script: &[i32]) -> Hypothesis {
         let mut logits = wanting(script[0]);
-        greedy(&mut Script(script.to_vec(), 0), &toy(), &mut logits, 120, 220).unwrap()
+        greedy(
+            &mut Script(script.to_vec(), 0),
+            &toy(),
+            &mut logits,
+            120,
+            220,
+            &[],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_forced_stays_and_only_the_rest_is_scored() {
+        let mut logits = wanting(2);
+        let script = &mut Script(vec![2, 60, 10], 0);
+        let h = greedy(script, &toy(), &mut logits, 120, 220, &[20, 1, 1]).unwrap();
+        assert_eq!(
+            h.tokens.iter().map(|t| t.id).collect::<Vec<_>>(),
+            [20, 1, 1, 2, 60]
+        );
+        assert!(h.complete && h.avg_logprob > -0.01, "{h:?}");
+    }
+
+    #[test]
+    fn a_forced_text_as_long_as_the_limit_ends_at_once() {
+        let mut logits = wanting(2);
+        let script = &mut Script(vec![2; 40], 0);
+        let forced = [20, 1, 2, 1, 1, 2, 2, 1];
+        let h = greedy(script, &toy(), &mut logits, 120, 8, &forced).unwrap();
+        assert!(!h.complete);
+        assert_eq!(h.tokens.len(), 9);
     }
 
     #[test]

@@ -119,6 +119,11 @@ pub struct DecodeOptions {
     pub word_times: bool,
     /// Run the encoder over the window's length instead of 30 s.
     pub short_context: bool,
+    /// Ids of text tokens that the result begins with; the decoder only adds to them. Empty leaves it free. Honoured by
+    /// greedy decoding at temperature 0 (`beam_size` 1, no word times).
+    pub prefix: Vec<i32>,
+    /// A first look only: a doubtful result is marked (`WindowTranscript::doubtful`), not decoded again.
+    pub draft: bool,
 }
 
 impl Default for DecodeOptions {
@@ -132,6 +137,8 @@ impl Default for DecodeOptions {
             beam_size: 1,
             word_times: false,
             short_context: true,
+            prefix: Vec::new(),
+            draft: false,
         }
     }
 }

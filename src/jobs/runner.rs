@@ -399,6 +399,7 @@ impl<'j> Request<'j> {
                 Switch::Off => false,
                 Switch::Auto => !gpu,
             },
+            ..DecodeOptions::default()
         }
     }
 }

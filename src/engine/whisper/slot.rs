@@ -168,7 +168,11 @@ impl WhisperSlot {
             });
         }
 
-        let first = self.greedy(window, options, language, short, threads, control)?;
+        let mut first = self.greedy(window, options, language, short, threads, control)?;
+        if options.draft {
+            first.doubtful = doubtful(&first, window.seconds);
+            return Ok(first);
+        }
         if !doubtful(&first, window.seconds) || (short == full && !unusable(&first, window.seconds)) {
             return Ok(first);
         }
@@ -183,6 +187,9 @@ impl WhisperSlot {
             if !unusable(&best, window.seconds) {
                 return Ok(best);
             }
+        }
+        if !options.prefix.is_empty() {
+            return Ok(best); // `whisper_full` cannot be made to begin with a given text
         }
         let retried = best.full_context_retry;
         let ask = FullRun {
@@ -268,7 +275,12 @@ impl WhisperSlot {
             let last_timestamp = last_timestamp.min(v.size as i32 - 1);
             // Nobody says more than about 20 tokens a second.
             let max_tokens = v.max_tokens.min(24 + (left * 24.0) as usize);
-            let hypothesis = decode::greedy(&mut run, &v, &mut logits, last_timestamp, max_tokens)?;
+            let forced = forced(&options.prefix, &v, max_tokens, pass == 0);
+            if let Some((last, before)) = forced.split_last() {
+                run.feed(before)?;
+                run.step(*last, &mut logits)?;
+            }
+            let hypothesis = decode::greedy(&mut run, &v, &mut logits, last_timestamp, max_tokens, &forced)?;
             let silent = no_speech_prob > NO_SPEECH_THRESHOLD && hypothesis.avg_logprob < MIN_AVG_LOGPROB;
             if silent {
                 break;
@@ -466,6 +478,23 @@ impl WhisperSlot {
         }
         Ok(transcript)
     }
+}
+
+/// The tokens that the first pass over a window begins with: a timestamp, as the model's grammar has it, then the text.
+fn forced(prefix: &[i32], v: &Vocabulary, most: usize, first_pass: bool) -> Vec<i32> {
+    let text = prefix
+        .iter()
+        .copied()
+        .filter(|id| (0..v.end_of_text).contains(id));
+    let mut forced: Vec<i32> = if first_pass {
+        text.take(most).collect()
+    } else {
+        Vec::new()
+    };
+    if !forced.is_empty() {
+        forced.insert(0, v.first_timestamp);
+    }
+    forced
 }
 
 /// One call of `whisper_full`.
