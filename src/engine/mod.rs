@@ -22,3 +22,11 @@ mod whisper;
 
 pub use error::EngineError;
 pub use message::{DecodeOptions, DeviceReport, EngineSpec, Standing};
+
+/// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
+pub fn patches() -> Option<&'static str> {
+    #[cfg(feature = "whisper")]
+    return Some(whisper::patches());
+    #[cfg(not(feature = "whisper"))]
+    None
+}

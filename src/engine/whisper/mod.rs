@@ -25,6 +25,14 @@ use super::decode::{Special, StepError, Vocabulary};
 use super::message::{DeviceReport, EngineSpec};
 use super::pace::Pace;
 
+/// Names of the patches that this build of whisper.cpp has (`patches/*.patch`), separated by spaces.
+pub(super) fn patches() -> &'static str {
+    #[allow(unsafe_code, reason = "a C string of the library")]
+    // SAFETY: the function returns a string literal of whisper.cpp's patched source, which lives as long as the program.
+    let names = unsafe { std::ffi::CStr::from_ptr(whisper_rs_sys::whisper_backend_patches()) };
+    names.to_str().unwrap_or_default()
+}
+
 /// Loads the model on the device asked for.
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     processor::check()?;
