@@ -52,7 +52,10 @@ fn leaves_know_nobody_and_arrows_go_one_way() {
         ("models", &["process"]),
         ("diagnostics", &["process"]),
         ("render", &["languages", "transcript"]),
-        ("engine", &["audio", "languages", "metrics", "process", "transcript"]),
+        (
+            "engine",
+            &["audio", "languages", "metrics", "process", "transcript"],
+        ),
         ("serving", &["config", "engine", "metrics", "models"]),
         (
             "schedule",

@@ -328,29 +328,29 @@ mod tests {
     use super::*;
 
     /// `depth` boxes of eight bytes, each the only child of the one before.
-    fn nested(kind: &[u8; 4], depth: u32) -> Vec<u8> {
+    fn nested(kind: [u8; 4], depth: u32) -> Vec<u8> {
         (0..depth)
             .rev()
-            .flat_map(|inner| [&(8 * (inner + 1)).to_be_bytes()[..], kind].concat())
+            .flat_map(|inner| [(8 * (inner + 1)).to_be_bytes(), kind].concat())
             .collect()
     }
 
-    fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
-        [&(content.len() as u32 + 8).to_be_bytes()[..], kind, content].concat()
+    fn boxed(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
+        [&(content.len() as u32 + 8).to_be_bytes()[..], &kind, content].concat()
     }
 
     #[test]
     fn boxes_nested_beyond_all_measure_are_not_followed() {
         // 240 KB: without a limit each level takes a few hundred bytes of a stack of 2 MiB.
-        for (outer, inner) in [(b"trak", b"mdia"), (b"trak", b"stbl"), (b"udta", b"ilst")] {
-            let index = boxed(b"moov", &boxed(outer, &nested(inner, 30_000)));
+        for (outer, inner) in [(*b"trak", *b"mdia"), (*b"trak", *b"stbl"), (*b"udta", *b"ilst")] {
+            let index = boxed(*b"moov", &boxed(outer, &nested(inner, 30_000)));
             let len = index.len() as u64;
             let upload = UploadedAudio::from_bytes(&index, None).unwrap();
             let meter = Arc::new(Meter::default());
             meter.allow(u64::MAX);
             let mut region = Region::new(upload, 0, len, meter);
             let movie = read_movie(&mut region, len);
-            assert_eq!(movie.tracks.len(), usize::from(outer == b"trak"));
+            assert_eq!(movie.tracks.len(), usize::from(&outer == b"trak"));
         }
     }
 

@@ -216,3 +216,40 @@ pub fn exit_now(code: i32) -> ! {
     #[cfg(not(unix))]
     std::process::exit(code)
 }
+
+/// Takes standard output for frames and points its descriptor at standard error: libraries print now and then.
+///
+/// # Errors
+///
+/// The system's.
+#[cfg(unix)]
+pub fn claim_stdout() -> io::Result<std::fs::File> {
+    let pipe = rustix::io::dup(rustix::stdio::stdout())?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok(std::fs::File::from(pipe))
+}
+
+/// As on Unix, but what libraries print would still go to the pipe.
+#[cfg(not(unix))]
+pub fn claim_stdout() -> io::Result<std::fs::File> {
+    use std::os::windows::io::AsHandle;
+    Ok(std::fs::File::from(
+        io::stdout().as_handle().try_clone_to_owned()?,
+    ))
+}
+
+/// Replaces this process by another program, which keeps its limits; returns only when that fails.
+#[cfg(unix)]
+pub fn become_program(path: &str, arguments: &[String]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    Command::new(path).args(arguments).exec()
+}
+
+/// Where a process cannot be replaced it waits for the other one, and ends with its code.
+#[cfg(not(unix))]
+pub fn become_program(path: &str, arguments: &[String]) -> io::Error {
+    match Command::new(path).args(arguments).status() {
+        Ok(status) => exit_now(status.code().unwrap_or(1)),
+        Err(error) => error,
+    }
+}

@@ -14,7 +14,9 @@ mod starter;
 
 pub use capture::{CaptureError, Captured};
 pub use ending::Ending;
-pub use limits::{Confinement, Limits, allow_cpu, confine, die_with_parent, exit_now};
+pub use limits::{
+    Confinement, Limits, allow_cpu, become_program, claim_stdout, confine, die_with_parent, exit_now,
+};
 pub use program::{AsyncChild, Child, Program};
 
 /// Ends of pipes to a child that async code talks to.

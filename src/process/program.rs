@@ -136,7 +136,7 @@ impl Program {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
-            child: Some(child),
+            running: Some(child),
             ended: None,
         })
     }
@@ -174,7 +174,7 @@ impl Program {
 pub struct Child {
     id: u32,
     /// Absent once it was left to the reaper.
-    child: Option<std::process::Child>,
+    running: Option<std::process::Child>,
     /// Its end of this pipe, if it has one.
     pub stdin: Option<ChildStdin>,
     /// See [`stdin`](Self::stdin).
@@ -197,7 +197,7 @@ impl Child {
     /// The system's.
     pub fn try_wait(&mut self) -> io::Result<Option<Ending>> {
         if self.ended.is_none()
-            && let Some(child) = &mut self.child
+            && let Some(child) = &mut self.running
         {
             self.ended = child.try_wait()?.map(Ending::of);
         }
@@ -210,7 +210,7 @@ impl Child {
     ///
     /// The system's.
     pub fn wait(&mut self) -> io::Result<Ending> {
-        let ended = match (self.ended, &mut self.child) {
+        let ended = match (self.ended, &mut self.running) {
             (Some(ended), _) => ended,
             (None, Some(child)) => Ending::of(child.wait()?),
             (None, None) => return Err(io::Error::other("the child was given up")),
@@ -236,7 +236,7 @@ impl Child {
 
     /// Sends SIGKILL, or what is like it.
     pub fn kill(&mut self) {
-        if let Some(child) = &mut self.child {
+        if let Some(child) = &mut self.running {
             // Fails only for a child that has ended already.
             let _ = child.kill();
         }
@@ -254,7 +254,7 @@ impl Drop for Child {
         }
         // A child that is stuck in a driver does not die of SIGKILL before the driver lets it. Its owner must not hang
         // with it, and somebody has to reap it.
-        if let Some(mut child) = self.child.take() {
+        if let Some(mut child) = self.running.take() {
             let _ = std::thread::Builder::new()
                 .name("reaper".to_owned())
                 .spawn(move || child.wait());
