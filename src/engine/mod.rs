@@ -6,12 +6,10 @@
 
 pub mod child;
 mod courtesy;
-#[cfg(feature = "whisper")]
 mod decode;
 pub mod error;
 #[cfg(feature = "whisper")]
 mod gpu_libraries;
-#[cfg(feature = "whisper")]
 mod guard;
 pub mod message;
 #[cfg(feature = "whisper")]
@@ -19,6 +17,7 @@ mod pace;
 pub mod process;
 #[cfg(feature = "whisper")]
 mod whisper;
+mod window;
 
 pub use error::EngineError;
 pub use message::{DecodeOptions, DeviceReport, EngineSpec, Standing};
