@@ -6,10 +6,12 @@
 
 pub mod child;
 mod courtesy;
+#[cfg(feature = "whisper")]
 mod decode;
 pub mod error;
 #[cfg(feature = "whisper")]
 mod gpu_libraries;
+#[cfg(feature = "whisper")]
 mod guard;
 pub mod message;
 #[cfg(feature = "whisper")]
@@ -17,6 +19,7 @@ mod pace;
 pub mod process;
 #[cfg(feature = "whisper")]
 mod whisper;
+#[cfg(feature = "whisper")]
 mod window;
 
 pub use error::EngineError;

@@ -12,7 +12,7 @@ mod vocabulary;
 pub(super) use repetition::{repeats_at_end, repeats_somewhere};
 pub(super) use rules::{language, probability};
 pub(super) use search::{Choice, Hypothesis, Limits, Strategy, search};
-pub(super) use vocabulary::{TIMESTAMP_STEP_SECONDS, Vocabulary};
+pub(super) use vocabulary::Vocabulary;
 
 /// One hypothesis in a step.
 #[derive(Debug, Clone, Copy)]

@@ -335,25 +335,45 @@ mod tests {
     }
 
     fn run(strategy: Strategy, wants: impl Fn(&[i32]) -> Vec<(i32, f32)>) -> (Hypothesis, usize) {
+        run_from(&[], 220, strategy, wants)
+    }
+
+    fn run_from(
+        forced: &[i32],
+        max_tokens: usize,
+        strategy: Strategy,
+        wants: impl Fn(&[i32]) -> Vec<(i32, f32)>,
+    ) -> (Hypothesis, usize) {
         let mut toy = Toy {
-            texts: vec![Vec::new()],
+            texts: vec![forced.to_vec()],
             wants,
             widest: 0,
         };
-        let mut logits = toy.logits(&[]);
+        let mut logits = toy.logits(forced);
         let limits = Limits {
             last_timestamp: 120,
-            max_tokens: 220,
+            max_tokens,
         };
-        let found = now(search(
-            &mut toy,
-            &Vocabulary::toy(),
-            &mut logits,
-            limits,
-            strategy,
-        ))
-        .unwrap();
+        let v = Vocabulary::toy();
+        let found = now(search(&mut toy, &v, &mut logits, limits, strategy, forced)).unwrap();
         (found, toy.widest)
+    }
+
+    #[test]
+    fn what_is_forced_stays_and_only_the_rest_is_scored() {
+        for strategy in ALL {
+            let (h, _) = run_from(&[20, 1, 1], 220, strategy, script(&[20, 1, 1, 2, 60]));
+            assert_eq!(ids(&h), [20, 1, 1, 2, 60], "{strategy:?}");
+            assert!(h.complete && h.avg_logprob > -0.01, "{strategy:?}: {h:?}");
+        }
+    }
+
+    #[test]
+    fn a_forced_text_as_long_as_the_limit_ends_at_once() {
+        let forced = [20, 1, 2, 1, 1, 2, 2, 1];
+        let (h, _) = run_from(&forced, 8, Strategy::Greedy, script(&[2; 40]));
+        assert!(!h.complete);
+        assert_eq!(h.tokens.len(), 9);
     }
 
     fn ids(hypothesis: &Hypothesis) -> Vec<i32> {

@@ -7,7 +7,7 @@ use whisper_native::tokenizer::Tokenizer;
 use crate::languages::LANGUAGES;
 
 /// Seconds for each step of a timestamp token (openai-whisper `time_precision`).
-pub(in crate::engine) const TIMESTAMP_STEP_SECONDS: f32 = 0.02;
+const TIMESTAMP_STEP_SECONDS: f32 = 0.02;
 
 /// Symbols that describe sound instead of speech (openai-whisper `tokenizer.py`, `non_speech_tokens`).
 const NON_SPEECH: [&str; 46] = [
@@ -65,6 +65,8 @@ const MUSIC: [&str; 8] = ["♩", "♪", "♫", "♬", "♭", "♮", "♯", "♪�
 const ENGLISH_SIZE: usize = 51_864;
 /// Its end of text; the multilingual one has a text token more.
 const ENGLISH_END_OF_TEXT: i32 = 50_256;
+/// All but Cantonese, which large-v3 added.
+const FEWEST_LANGUAGES: usize = LANGUAGES.len() - 1;
 /// Timestamps of 0 to 30 s.
 const TIMESTAMPS: usize = 1501;
 /// Special tokens besides languages and timestamps, before and after the languages.
@@ -113,7 +115,7 @@ impl Vocabulary {
         let others = end_of_text as usize + SPECIAL_BEFORE + SPECIAL_AFTER + TIMESTAMPS;
         let count = size
             .checked_sub(others)
-            .filter(|count| *count <= LANGUAGES.len())
+            .filter(|count| (FEWEST_LANGUAGES..=LANGUAGES.len()).contains(count))
             .ok_or_else(|| format!("a vocabulary of {size} tokens is not Whisper's"))?;
         if text_context < 16 {
             return Err(format!(
