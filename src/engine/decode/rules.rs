@@ -96,7 +96,7 @@ impl<'l> Allowed<'l> {
             } else {
                 top[top.len() - 1].1
             };
-            if !(block_max(values) > floor) {
+            if block_max(values) <= floor {
                 continue;
             }
             for (i, &value) in values.iter().enumerate() {

@@ -72,6 +72,9 @@ impl Steps for Run<'_> {
     async fn step(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
         logits.clear();
         for row in rows {
+            if row.hypothesis > 0 {
+                return Err(StepError::Engine("a state has one hypothesis".to_owned()));
+            }
             // `whisper-rs` shows the first token's logits alone.
             let (before, shown) = if row.every {
                 row.tokens.split_at(0)
