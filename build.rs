@@ -229,9 +229,8 @@ fn opencl(compiled: Option<&Path>, linux: bool) {
     let Some(folder) = library else {
         // Only a panic stops cargo here; the linker's own complaint would help nobody.
         panic!(
-            "feature `opencl`: whisper.cpp was compiled without its OpenCL backend. Build inside this repository (its \
-             .cargo/config.toml names third_party/whisper-cmake/project.cmake) and without CMAKE_PROJECT_INCLUDE in the \
-             environment; after changing that, run `cargo clean -p whisper-rs-sys --release`"
+            "feature `opencl`: whisper.cpp was compiled without its OpenCL backend; run `cargo clean -p whisper-rs-sys` and \
+             build again"
         );
     };
     println!("cargo:rustc-link-search=native={}", folder.display());

@@ -65,7 +65,7 @@ gpu_nvidia_answers() {
     has "$smi" && timeout 3 "$smi" -L 2>/dev/null | grep -q '^GPU'
 }
 
-# gpu_nvcc: where the CUDA compiler is; the same places as third_party/whisper-cmake/project.cmake.
+# gpu_nvcc: where the CUDA compiler is; the same places as patches/whisper-rs-sys/settings.cmake.
 gpu_nvcc() {
     local place
     if [ -n "${CUDACXX:-}" ]; then

@@ -14,7 +14,7 @@
 //!
 //! Beside them: [`app`] (start and stop), [`status`] (what runs, for the diagnostic routes), [`config`], [`models`]
 //! (files on disk, downloads, conversion), [`diagnostics`] (what this machine has and what to type), [`metrics`],
-//! [`locale`], [`telemetry`].
+//! [`locale`], [`process`] (children), [`telemetry`].
 
 pub mod app;
 pub mod audio;
@@ -28,6 +28,7 @@ pub mod languages;
 pub mod locale;
 pub mod metrics;
 pub mod models;
+pub mod process;
 pub mod render;
 pub mod schedule;
 pub mod serving;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The CUDA build without a CUDA installation: the toolkit comes from PyPI (about 840 MB under third_party/cuda-venv,
+# The CUDA build without a CUDA installation: the toolkit comes from PyPI (about 840 MB under .cuda/venv,
 # git-ignored), one architecture is compiled, and the binary is started where there is no driver, and on drivers that do
 # not work (tests/cuda_driver.c).
 #   tests/cuda_from_wheels.sh [toolkit|build|check]     (nothing: all three; the build takes an hour and more on two cores)
@@ -8,8 +8,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
-VENV=$ROOT/third_party/cuda-venv
-TOOLKIT=$ROOT/third_party/cuda
+VENV=$ROOT/.cuda/venv
+TOOLKIT=$ROOT/.cuda/toolkit
 
 skip() { echo "skipped: $1"; exit 77; }
 fail() { echo "FAILED: $1"; exit 1; }

@@ -11,6 +11,9 @@ use super::source::Region;
 /// Most boxes looked at, on all levels together.
 const MAX_BOXES: usize = 100_000;
 
+/// Deepest nesting followed: the deepest box read here, `moov/trak/mdia/minf/stbl/…`, lies on level six.
+const MAX_DEPTH: usize = 16;
+
 /// Longest `iTunSMPB` text read, in bytes; Apple writes 121.
 const MAX_TAG_BYTES: u64 = 512;
 
@@ -123,6 +126,8 @@ impl Movie {
 pub(super) struct Reader<'a> {
     region: &'a mut Region,
     boxes_left: usize,
+    /// Levels around the boxes that are walked through.
+    depth: usize,
 }
 
 pub(super) type Visit<'v> = &'v mut dyn FnMut(&mut Reader<'_>, [u8; 4], u64, u64) -> Option<()>;
@@ -132,11 +137,23 @@ impl<'a> Reader<'a> {
         Self {
             region,
             boxes_left: MAX_BOXES,
+            depth: 0,
         }
     }
 
-    /// Calls `visit` with type, start and end of the content of each box; `None` from it ends the walk.
-    pub(super) fn walk(&mut self, mut at: u64, end: u64, visit: Visit<'_>) -> Option<()> {
+    /// Calls `visit` with type, start and end of the content of each box; `None` from it ends the walk. Boxes deeper
+    /// than [`MAX_DEPTH`] are not looked at: `visit` may walk again, and the stack is finite.
+    pub(super) fn walk(&mut self, at: u64, end: u64, visit: Visit<'_>) -> Option<()> {
+        if self.depth == MAX_DEPTH {
+            return None;
+        }
+        self.depth += 1;
+        let walked = self.walk_level(at, end, visit);
+        self.depth -= 1;
+        walked
+    }
+
+    fn walk_level(&mut self, mut at: u64, end: u64, visit: Visit<'_>) -> Option<()> {
         while end.saturating_sub(at) >= 8 {
             self.boxes_left = self.boxes_left.checked_sub(1)?;
             let header = self.bytes::<8>(at)?;
@@ -304,7 +321,38 @@ fn parse_gapless(text: &str) -> Option<(u64, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::source::Meter;
+    use super::super::upload::UploadedAudio;
     use super::*;
+
+    /// `depth` boxes of eight bytes, each the only child of the one before.
+    fn nested(kind: [u8; 4], depth: u32) -> Vec<u8> {
+        (0..depth)
+            .rev()
+            .flat_map(|inner| [(8 * (inner + 1)).to_be_bytes(), kind].concat())
+            .collect()
+    }
+
+    fn boxed(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
+        [&(content.len() as u32 + 8).to_be_bytes()[..], &kind, content].concat()
+    }
+
+    #[test]
+    fn boxes_nested_beyond_all_measure_are_not_followed() {
+        // 240 KB: without a limit each level takes a few hundred bytes of a stack of 2 MiB.
+        for (outer, inner) in [(*b"trak", *b"mdia"), (*b"trak", *b"stbl"), (*b"udta", *b"ilst")] {
+            let index = boxed(*b"moov", &boxed(outer, &nested(inner, 30_000)));
+            let len = index.len() as u64;
+            let upload = UploadedAudio::from_bytes(&index, None).unwrap();
+            let meter = Arc::new(Meter::default());
+            meter.allow(u64::MAX);
+            let mut region = Region::new(upload, 0, len, meter);
+            let movie = read_movie(&mut region, len);
+            assert_eq!(movie.tracks.len(), usize::from(&outer == b"trak"));
+        }
+    }
 
     #[test]
     fn itunes_text_is_priming_padding_and_frames() {

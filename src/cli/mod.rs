@@ -21,10 +21,20 @@ fn version() -> &'static str {
     &LINE
 }
 
+/// The same, and which patches of whisper.cpp are in it.
+fn long_version() -> &'static str {
+    static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| match crate::engine::patches() {
+        Some(names) => format!("{}\nwhisper.cpp patches: {names}", version()),
+        None => version().to_owned(),
+    });
+    &TEXT
+}
+
 #[derive(Debug, Parser)]
 #[command(
     name = "WhisperBackendAPI",
     version = version(),
+    long_version = long_version(),
     about = "A local transcription server that speaks Azure OpenAI's Whisper API",
     after_help = "Without a command it serves. Settings: defaults, then config.toml, then the environment \
                   (WHISPER_BACKEND__SERVER__PORT=8081, WHISPER_MODEL=small, RUST_LOG=debug), then flags."

@@ -11,9 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::courtesy::{Control, Courtesy, Turn};
-use super::message::{
-    DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine, read_frame, write_frame,
-};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine};
+use crate::process::frame::{read_frame, write_frame};
 use crate::transcript::WindowTranscript;
 
 /// Exit code after a start that failed for a reason already told.

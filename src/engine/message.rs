@@ -1,21 +1,12 @@
-//! What the server and an engine process say to each other.
-//!
-//! A frame on the pipe is two little-endian `u32`, the length of a JSON header and the number of samples,
-//! then the header, then the samples as little-endian `f32`. Only windows carry samples.
+//! What the server and an engine process say to each other, in frames ([`crate::process::frame`]) of which only
+//! windows carry samples.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::transcript::{Task, WindowTranscript};
-
-/// Longest header accepted, in bytes; a transcript of 30 s is a few KiB.
-const MAX_HEADER_BYTES: u32 = 64 << 20;
-/// Most samples accepted: a window has at most 30 s (480,000).
-const MAX_SAMPLES: u32 = 1 << 22;
 
 /// How an engine is to be started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,6 +110,11 @@ pub struct DecodeOptions {
     pub word_times: bool,
     /// Run the encoder over the window's length instead of 30 s.
     pub short_context: bool,
+    /// Ids of text tokens that the result begins with; the decoder only adds to them. Empty leaves it free. Honoured by
+    /// greedy decoding at temperature 0 (`beam_size` 1, no word times).
+    pub prefix: Vec<i32>,
+    /// A first look only: a doubtful result is marked (`WindowTranscript::doubtful`), not decoded again.
+    pub draft: bool,
 }
 
 impl Default for DecodeOptions {
@@ -132,6 +128,8 @@ impl Default for DecodeOptions {
             beam_size: 1,
             word_times: false,
             short_context: true,
+            prefix: Vec::new(),
+            draft: false,
         }
     }
 }
@@ -197,87 +195,4 @@ pub struct DeviceReport {
     pub slots: usize,
     /// Process id of the engine.
     pub pid: u32,
-}
-
-/// Writes one frame and flushes.
-pub fn write_frame(out: &mut impl Write, message: &impl Serialize, samples: &[f32]) -> io::Result<()> {
-    out.write_all(&encode_frame(message, samples)?)?;
-    out.flush()
-}
-
-/// One frame as bytes.
-pub fn encode_frame(message: &impl Serialize, samples: &[f32]) -> io::Result<Vec<u8>> {
-    let header = serde_json::to_vec(message)?;
-    let mut frame = Vec::with_capacity(8 + header.len() + samples.len() * 4);
-    let too_long = |_| io::Error::other("frame too long");
-    frame.extend_from_slice(&u32::try_from(header.len()).map_err(too_long)?.to_le_bytes());
-    frame.extend_from_slice(&u32::try_from(samples.len()).map_err(too_long)?.to_le_bytes());
-    frame.extend_from_slice(&header);
-    for sample in samples {
-        frame.extend_from_slice(&sample.to_le_bytes());
-    }
-    Ok(frame)
-}
-
-/// Reads one frame; `None` at a clean end.
-pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<(T, Vec<f32>)>> {
-    let mut lengths = [0u8; 8];
-    match input.read_exact(&mut lengths) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let (header_bytes, samples) = frame_lengths(lengths)?;
-    let mut header = vec![0u8; header_bytes];
-    input.read_exact(&mut header)?;
-    let mut bytes = vec![0u8; samples * 4];
-    input.read_exact(&mut bytes)?;
-    Ok(Some((
-        serde_json::from_slice(&header)?,
-        samples_from_bytes(&bytes),
-    )))
-}
-
-/// Splits and checks a frame's first eight bytes: header bytes, samples.
-pub fn frame_lengths(lengths: [u8; 8]) -> io::Result<(usize, usize)> {
-    let both = u64::from_le_bytes(lengths);
-    let (header, samples) = (both as u32, (both >> 32) as u32);
-    if header > MAX_HEADER_BYTES || samples > MAX_SAMPLES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a frame"));
-    }
-    Ok((header as usize, samples as usize))
-}
-
-fn samples_from_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|c| f32::from_le_bytes(*c))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_survives_the_pipe() {
-        let message = ToEngine::Window {
-            id: 7,
-            threads: 2,
-            standing: Standing::Guest,
-            options: DecodeOptions::default(),
-        };
-        let mut pipe = Vec::new();
-        write_frame(&mut pipe, &message, &[0.5, -1.0]).unwrap();
-        let (back, samples) = read_frame::<ToEngine>(&mut pipe.as_slice()).unwrap().unwrap();
-        assert_eq!(back, message);
-        assert_eq!(samples, [0.5, -1.0]);
-    }
-
-    #[test]
-    fn a_stray_line_on_the_pipe_is_refused_not_allocated() {
-        let mut pipe: &[u8] = b"whisper_init: loading model";
-        assert!(read_frame::<ToEngine>(&mut pipe).is_err());
-    }
 }

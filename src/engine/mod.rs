@@ -19,6 +19,16 @@ mod pace;
 pub mod process;
 #[cfg(feature = "whisper")]
 mod whisper;
+#[cfg(feature = "whisper")]
+mod window;
 
 pub use error::EngineError;
 pub use message::{DecodeOptions, DeviceReport, EngineSpec, Standing};
+
+/// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
+pub fn patches() -> Option<&'static str> {
+    #[cfg(feature = "whisper")]
+    return Some(whisper::patches());
+    #[cfg(not(feature = "whisper"))]
+    None
+}

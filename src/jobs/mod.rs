@@ -1,5 +1,6 @@
 //! One request's walk from upload to transcript, as a stream of events.
 
+mod decoding;
 pub mod runner;
 
 use crate::serving::{ModelInfo, ServingError};

@@ -9,8 +9,9 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::decoding::{Decoder, DecoderMessage, limits};
 use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
-use crate::audio::{AudioError, AudioLimits, AudioStream, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
+use crate::audio::{AudioError, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
 use crate::config::{Config, FfmpegSetting, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
@@ -18,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::schedule::{RequestId, Scheduler, WindowTask};
 use crate::serving::registry::Registry;
 use crate::serving::{Model, ModelInfo, ServingError};
-use crate::speech::{Window, Windower, WindowerOptions};
+use crate::speech::{Window, WindowerOptions};
 use crate::transcript::{Assembler, Place, Segment, Transcript};
 
 /// Windows decoded ahead of the engine, beyond one a core.
@@ -161,18 +162,6 @@ impl JobRunner for Jobs {
     }
 }
 
-/// What the decoder's thread says.
-enum Cut {
-    Window {
-        channel: u16,
-        channels: u16,
-        window: Window,
-    },
-    End {
-        samples: u64,
-    },
-}
-
 impl Inner {
     fn count(&self, outcome: &Result<Transcript, JobError>, took: Duration) {
         match outcome {
@@ -310,7 +299,7 @@ impl<'j> Request<'j> {
 
     async fn consume(
         &mut self,
-        mut cuts: mpsc::Receiver<Cut>,
+        mut cuts: mpsc::Receiver<DecoderMessage>,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
     ) -> Result<Transcript, JobError> {
         let scheduler = self.jobs.scheduler.clone();
@@ -324,7 +313,7 @@ impl<'j> Request<'j> {
             let room = running.len() < if self.language_open() { 1 } else { most };
             tokio::select! {
                 cut = cuts.recv(), if open && room => match cut {
-                    Some(Cut::Window { channel, channels, window }) => {
+                    Some(DecoderMessage::Window { channel, channels, window }) => {
                         let place = place(&window, channel, channels, self.options.vad.unwrap_or(self.jobs.config.speech.vad));
                         let task = WindowTask {
                             request: self.id,
@@ -337,7 +326,7 @@ impl<'j> Request<'j> {
                         let scheduler = scheduler.clone();
                         running.push_back(async move { (place, channel, scheduler.run(task).await) });
                     }
-                    Some(Cut::End { samples: n }) => samples = Some(n),
+                    Some(DecoderMessage::End { samples: n }) => samples = Some(n),
                     None => open = false,
                 },
                 Some((place, channel, outcome)) = running.next(), if !running.is_empty() => {
@@ -410,6 +399,7 @@ impl<'j> Request<'j> {
                 Switch::Off => false,
                 Switch::Auto => !gpu,
             },
+            ..DecodeOptions::default()
         }
     }
 }
@@ -433,81 +423,5 @@ fn engine_error(error: EngineError) -> JobError {
         other => JobError::Failed {
             detail: other.to_string(),
         },
-    }
-}
-
-fn limits(config: &Config) -> AudioLimits {
-    let audio = &config.audio;
-    AudioLimits {
-        max_duration: Duration::from_secs(audio.max_duration_seconds),
-        max_channels: audio.max_channels,
-        max_sample_rate_hz: audio.max_sample_rate_hz,
-        max_tracks: audio.max_tracks,
-        max_metadata_bytes: audio.max_metadata_mb << 20,
-        max_decode_seconds_per_second: audio.max_decode_seconds_per_second,
-    }
-}
-
-/// The blocking half: runs on its own thread and is held back by the channel.
-struct Decoder {
-    limits: AudioLimits,
-    windower: WindowerOptions,
-    mode: ChannelMode,
-    ask_ffmpeg: bool,
-    cancel: CancellationToken,
-    /// The place is free only when this thread has ended too.
-    _ticket: Ticket,
-}
-
-impl Decoder {
-    fn run(self, audio: UploadedAudio, out: &mpsc::Sender<Cut>) -> Result<(), AudioError> {
-        let mut stream = if self.ask_ffmpeg {
-            AudioStream::open_or_ask_ffmpeg(audio, &self.limits, self.mode)?
-        } else {
-            AudioStream::open(audio, &self.limits, self.mode)?
-        };
-        let mut windowers: Vec<Windower> = Vec::new();
-        while let Some(block) = stream.next_block()? {
-            if self.cancel.is_cancelled() {
-                return Err(AudioError::Cancelled);
-            }
-            while windowers.len() < block.channels.len() {
-                windowers.push(Windower::new(self.windower));
-            }
-            let channels = block.channels.len() as u16;
-            for (channel, samples) in block.channels.iter().enumerate() {
-                for window in windowers[channel].push(samples) {
-                    self.send(out, channel, channels, window)?;
-                }
-            }
-        }
-        let channels = windowers.len() as u16;
-        for (channel, windower) in windowers.iter_mut().enumerate() {
-            for window in windower.finish() {
-                self.send(out, channel, channels, window)?;
-            }
-        }
-        let _ = out.blocking_send(Cut::End {
-            samples: stream.decoded_samples(),
-        });
-        Ok(())
-    }
-
-    fn send(
-        &self,
-        out: &mpsc::Sender<Cut>,
-        channel: usize,
-        channels: u16,
-        window: Window,
-    ) -> Result<(), AudioError> {
-        if self.cancel.is_cancelled() {
-            return Err(AudioError::Cancelled);
-        }
-        let cut = Cut::Window {
-            channel: channel as u16,
-            channels,
-            window,
-        };
-        out.blocking_send(cut).map_err(|_| AudioError::Cancelled)
     }
 }

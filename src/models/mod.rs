@@ -25,7 +25,7 @@ mod store;
 
 pub use catalogue::{Catalogue, Checksum, Entry, Languages, Source};
 pub use checksum::Digests;
-pub use convert::{Imported, import};
+pub use convert::{Checkpoint, Imported, import};
 pub use error::{Attempt, ModelError};
 pub use format::WeightFormat;
 pub use ggml::{GgmlHeader, SizeClass, check, header};

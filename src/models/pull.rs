@@ -333,7 +333,7 @@ impl<'a> Pull<'a> {
     /// The published q5 files of 2023 carry quantisation version 1 in their header and are otherwise what version 2
     /// gives (found for `tiny.en-q5_1` and `base-q5_1` by comparing with the published SHA-1s), so both are tried.
     fn quantize(&self, entry: &Entry, base: &Path, to: Quantization, out: &Path) -> Result<(), Failure> {
-        match self.convert(entry, Checkpoint::open_ggml(base)?, Some(to), out) {
+        match self.convert(entry, Checkpoint::open_unquantized(base)?, Some(to), out) {
             Err(Failure::Mismatch(newer)) => {
                 ggml::set_quantization_version(out, to.format(), 1)?;
                 match checksum::verify(out, &entry.checksum, self.watch) {

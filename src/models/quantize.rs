@@ -69,6 +69,75 @@ impl FromStr for Quantization {
     }
 }
 
+/// Appends the numbers of whole blocks (`ggml-quants.c`, `dequantize_row_…`, exact in f32). False for a format that is
+/// not one of blocks of [`BLOCK`].
+pub(crate) fn dequantize(format: WeightFormat, bytes: &[u8], out: &mut Vec<f32>) -> bool {
+    match format {
+        WeightFormat::Q8_0 => blocks::<34>(bytes, out, |block, values| {
+            let scale = half_at(block, 0);
+            for (value, level) in values.iter_mut().zip(&block[2..]) {
+                *value = scale * f32::from(*level as i8);
+            }
+        }),
+        WeightFormat::Q4_0 => blocks::<18>(bytes, out, |block, values| {
+            four_bits(&block[2..], values);
+            scale_and_add(values, half_at(block, 0), -8.0, 0.0);
+        }),
+        WeightFormat::Q4_1 => blocks::<20>(bytes, out, |block, values| {
+            four_bits(&block[4..], values);
+            scale_and_add(values, half_at(block, 0), 0.0, half_at(block, 2));
+        }),
+        WeightFormat::Q5_0 => blocks::<22>(bytes, out, |block, values| {
+            five_bits(&block[2..6], &block[6..], values);
+            scale_and_add(values, half_at(block, 0), -16.0, 0.0);
+        }),
+        WeightFormat::Q5_1 => blocks::<24>(bytes, out, |block, values| {
+            five_bits(&block[4..8], &block[8..], values);
+            scale_and_add(values, half_at(block, 0), 0.0, half_at(block, 2));
+        }),
+        _ => return false,
+    }
+    true
+}
+
+fn blocks<const BYTES: usize>(
+    bytes: &[u8],
+    out: &mut Vec<f32>,
+    decode: impl Fn(&[u8; BYTES], &mut [f32; BLOCK]),
+) {
+    let mut values = [0.0; BLOCK];
+    for block in bytes.as_chunks::<BYTES>().0 {
+        decode(block, &mut values);
+        out.extend_from_slice(&values);
+    }
+}
+
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+fn four_bits(levels: &[u8], values: &mut [f32; BLOCK]) {
+    let (low, high) = values.split_at_mut(BLOCK / 2);
+    for ((low, high), level) in low.iter_mut().zip(high).zip(levels) {
+        *low = f32::from(level & 0x0F);
+        *high = f32::from(level >> 4);
+    }
+}
+
+fn five_bits(fifth: &[u8], levels: &[u8], values: &mut [f32; BLOCK]) {
+    four_bits(levels, values);
+    for (i, value) in values.iter_mut().enumerate() {
+        *value += f32::from(fifth[i / 8] >> (i % 8) & 1) * 16.0;
+    }
+}
+
+/// `(level + shift) * scale + add`
+fn scale_and_add(values: &mut [f32; BLOCK], scale: f32, shift: f32, add: f32) {
+    for value in values {
+        *value = (*value + shift) * scale + add;
+    }
+}
+
 /// Inverse of the scale; a block of zeros has scale 0 and stays 0.
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
@@ -224,6 +293,52 @@ mod tests {
         assert_eq!(u32::from_le_bytes([out[4], out[5], out[6], out[7]]), 0x0000_FFFE);
         assert_eq!(out[8..11], [0xFF, 0xE0, 0xD1]);
         assert_eq!(out[23], 0x0F);
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_to_its_levels() {
+        let block = ramp();
+        for (quantization, most) in [
+            (Quantization::Q8_0, 0.06),
+            (Quantization::Q5_0, 1.0),
+            (Quantization::Q5_1, 0.51),
+            (Quantization::Q4_0, 2.0),
+        ] {
+            let mut values = Vec::new();
+            assert!(dequantize(
+                quantization.format(),
+                &encoded(quantization, block),
+                &mut values
+            ));
+            assert_eq!(values.len(), BLOCK);
+            for (value, original) in values.iter().zip(block) {
+                assert!(
+                    (value - original).abs() <= most,
+                    "{quantization}: {original} became {value}"
+                );
+            }
+            // Levels stay what they are when they are encoded again.
+            let again: [f32; BLOCK] = values.clone().try_into().unwrap();
+            let mut twice = Vec::new();
+            dequantize(quantization.format(), &encoded(quantization, again), &mut twice);
+            for (once, twice) in values.iter().zip(twice) {
+                assert!(
+                    (once - twice).abs() < 1e-2,
+                    "{quantization}: {once} became {twice}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn q4_1_block_by_hand() {
+        // Scale 0.5 (0x3800), minimum -1 (0xBC00); levels 3 and 15 in the first byte.
+        let mut bytes = vec![0x00, 0x38, 0x00, 0xBC, 0xF3];
+        bytes.resize(20, 0);
+        let mut values = Vec::new();
+        assert!(dequantize(WeightFormat::Q4_1, &bytes, &mut values));
+        assert_eq!((values[0], values[16], values[1]), (0.5, 6.5, -1.0));
+        assert!(!dequantize(WeightFormat::Q4K, &bytes, &mut values));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! request need not wait even for those: it runs as a guest, and a window of a longer recording stops for it at its
 //! next decoder step (`engine/courtesy.rs`).
 
+mod class;
 mod queue;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+pub use class::PriorityClass;
 use queue::Queue;
 
 use crate::audio::SAMPLE_RATE_HZ;

@@ -71,6 +71,8 @@ pub struct WindowTranscript {
     pub inference_seconds: f32,
     /// True when the shortened encoder context gave a doubtful result and the full one ran.
     pub full_context_retry: bool,
+    /// Set by drafts only: the result deserves a second look.
+    pub doubtful: bool,
 }
 
 /// A word with its place in the recording.

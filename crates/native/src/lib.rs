@@ -12,6 +12,7 @@ mod decoder;
 mod encoder;
 mod isa;
 mod kernels;
+pub mod mel;
 mod model;
 mod pack;
 mod peak;
@@ -19,6 +20,8 @@ pub mod random;
 mod sequence;
 mod shape;
 mod team;
+pub mod timing;
+pub mod tokenizer;
 
 pub use decoder::{Logits, Row, StepError};
 pub use encoder::{EncodeError, Encoded};

@@ -2,11 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use crate::process::Program;
+
+/// Time `ldconfig` may take to print its cache; it reads one file.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most of that cache that is read: some hundred bytes a library.
+const MAX_CACHE_BYTES: usize = 8 << 20;
 
 /// A library as the linker would, or would not, find it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -163,7 +170,12 @@ fn linker_cache(source: &Source) -> Vec<(String, PathBuf)> {
     }
     ["ldconfig", "/sbin/ldconfig", "/usr/sbin/ldconfig"]
         .iter()
-        .find_map(|command| Command::new(command).arg("-p").output().ok())
+        .find_map(|command| {
+            Program::new(command)
+                .arg("-p")
+                .capture(PATIENCE, MAX_CACHE_BYTES)
+                .ok()
+        })
         .map(|output| parse_cache(&String::from_utf8_lossy(&output.stdout), std::env::consts::ARCH))
         .unwrap_or_default()
 }

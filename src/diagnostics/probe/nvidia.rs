@@ -1,16 +1,18 @@
 //! What NVIDIA's own tool and kernel module say.
 
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Source;
+use crate::process::{CaptureError, Program};
 
 /// How long `nvidia-smi` may take. A healthy one needs well under a second; one whose GPU fell off the bus never ends.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Most of its output that is looked at: a line a GPU, and a header.
+const MAX_OUTPUT_BYTES: usize = 256 << 10;
 
 /// What `nvidia-smi` answers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -99,41 +101,25 @@ enum Run {
 /// `None` when the command does not exist.
 fn run(arguments: &[&str]) -> Option<Run> {
     // WSL mounts its tool outside `PATH` in some distributions.
-    let mut child = ["nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"]
+    ["nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi"]
         .iter()
-        .find_map(|command| {
-            Command::new(command)
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .ok()
-        })?;
-    let (mut out, mut err) = (child.stdout.take()?, child.stderr.take()?);
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = out.read_to_string(&mut text);
-        let _ = err.read_to_string(&mut text);
-        text
-    });
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                let text = reader.join().unwrap_or_default();
-                return Some(Run::Ended {
-                    success: status.success(),
-                    text,
-                });
-            }
-            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-            Err(_) => break,
-        }
+        .find_map(|command| run_one(command, arguments))
+}
+
+fn run_one(command: &str, arguments: &[&str]) -> Option<Run> {
+    let captured = Program::new(command)
+        .args(arguments)
+        .capture(PATIENCE, MAX_OUTPUT_BYTES);
+    match captured {
+        Ok(captured) => Some(Run::Ended {
+            success: captured.ending.is_success(),
+            text: [captured.stdout, captured.stderr]
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .concat(),
+        }),
+        Err(CaptureError::TimedOut(_)) => Some(Run::TimedOut),
+        Err(CaptureError::Start(_)) => None,
     }
-    // A process stuck in the driver does not die of SIGKILL either; nobody waits for it, nor for its reader.
-    let _ = child.kill();
-    Some(Run::TimedOut)
 }
 
 fn one_line(text: &str) -> String {

@@ -14,9 +14,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::EngineError;
-use super::message::{
-    DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine, encode_frame, frame_lengths,
-};
+use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, Standing, ToEngine};
+use crate::process::frame::{encode_frame, frame_lengths};
 use crate::transcript::WindowTranscript;
 
 pub use devices::NoGpu;

@@ -21,9 +21,17 @@ pub(super) use device::list_gpus;
 use slot::WhisperSlot;
 
 use super::child::{Backend, Slot};
-use super::decode::{Special, StepError, Vocabulary};
+use super::decode::{StepError, Vocabulary};
 use super::message::{DeviceReport, EngineSpec};
 use super::pace::Pace;
+
+/// Names of the patches that this build of whisper.cpp has (`patches/*.patch`), separated by spaces.
+pub(super) fn patches() -> &'static str {
+    #[allow(unsafe_code, reason = "a C string of the library")]
+    // SAFETY: the function returns a string literal of whisper.cpp's patched source, which lives as long as the program.
+    let names = unsafe { std::ffi::CStr::from_ptr(whisper_rs_sys::whisper_backend_patches()) };
+    names.to_str().unwrap_or_default()
+}
 
 /// Loads the model on the device asked for.
 pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
@@ -55,7 +63,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
         .model_type_readable_str_lossy()
         .map(std::borrow::Cow::into_owned)
         .unwrap_or_default();
-    let vocabulary = Arc::new(vocabulary(&context));
+    let vocabulary = Arc::new(vocabulary(&context)?);
     Ok(Box::new(Whisper {
         alignment: Arc::new(Alignment::new(spec.model.clone(), &context, spec.gpu_device)),
         context: Arc::new(context),
@@ -136,30 +144,10 @@ fn quiet(params: &mut FullParams<'_, '_>, threads: u32) {
     params.set_no_context(true);
 }
 
-fn vocabulary(context: &WhisperContext) -> Vocabulary {
-    let size = context.n_vocab();
-    let special = Special {
-        end_of_text: context.token_eot(),
-        start_of_transcript: context.token_sot(),
-        translate: context.token_translate(),
-        transcribe: context.token_transcribe(),
-        previous: context.token_prev(),
-        no_speech: context.token_nosp(),
-        no_timestamps: context.token_not(),
-        diarize: context.token_solm(),
-        first_timestamp: context.token_beg(),
-    };
-    let languages = if context.is_multilingual() {
-        special.start_of_transcript + 1..special.translate
-    } else {
-        0..0
-    };
-    let texts = (0..special.end_of_text).filter_map(|id| Some((id, context.token_to_bytes(id).ok()?)));
-    Vocabulary::new(
-        special,
-        languages,
-        size as usize,
-        context.model_n_text_ctx() as usize,
-        texts,
-    )
+fn vocabulary(context: &WhisperContext) -> Result<Vocabulary, String> {
+    let texts = (0..context.token_eot())
+        .map(|id| context.token_to_bytes(id).map(<[u8]>::to_vec).unwrap_or_default())
+        .collect();
+    let (size, room) = (context.n_vocab() as usize, context.model_n_text_ctx() as usize);
+    Vocabulary::new(size, room, texts)
 }

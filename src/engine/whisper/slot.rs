@@ -10,10 +10,13 @@ use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperState};
 
 use super::super::child::Slot;
 use super::super::courtesy::Control;
-use super::super::decode::{self, Choice, Hypothesis, StepError, Steps, Vocabulary};
+use super::super::decode::{self, Row, StepError, Steps, Strategy, Vocabulary};
 use super::super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::super::message::DecodeOptions;
 use super::super::pace::Pace;
+use super::super::window::{
+    Attempt, BEST_OF, Forward, TEMPERATURE_STEP, candidates, language_index, lengths, passes,
+};
 use super::alignment::{Alignment, ends_to_onsets};
 use super::steps::Run;
 use super::{Whisper, engine_error, quiet};
@@ -21,21 +24,11 @@ use crate::audio::SAMPLE_RATE_HZ;
 use crate::languages::LANGUAGES;
 use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
 
-/// Encoder positions for each second (30 s have 1,500).
-const POSITIONS_PER_SECOND: f32 = 50.0;
 /// Positions beyond the window's end. With 64 `base` mishears a word in a hundred more, and repeats itself now and then
 /// (docs/performance.md).
-const CONTEXT_MARGIN: u32 = 192;
+const CONTEXT_MARGIN: usize = 192;
 /// whisper.cpp reads past the end of very short inputs and answers nothing below 0.1 s.
 const SHORTEST_INPUT_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
-/// Each fallback is this much warmer (openai-whisper `temperature` 0.0, 0.2 … 1.0).
-const TEMPERATURE_STEP: f32 = 0.2;
-/// Decoders sampled at temperatures above 0 (openai-whisper `best_of`).
-const BEST_OF: u32 = 5;
-/// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
-const REMAINDER_SECONDS: f32 = 1.0;
-/// Passes over one window at most; each takes at least one segment off its front.
-const MAX_PASSES: usize = 8;
 
 /// One worker's state, and what all share.
 pub(super) struct WhisperSlot {
@@ -116,13 +109,10 @@ impl<'a> Input<'a> {
         Self { samples, seconds }
     }
 
-    fn context(&self, short: bool, full: u32) -> u32 {
-        if !short {
-            return full;
-        }
+    /// The encoder's lengths to try, shortest first.
+    fn lengths(&self, short: bool, full: usize) -> Vec<usize> {
         let seconds = self.samples.len() as f32 / SAMPLE_RATE_HZ as f32;
-        let needed = (seconds * POSITIONS_PER_SECOND).ceil() as u32 + CONTEXT_MARGIN;
-        needed.next_multiple_of(32).min(full)
+        lengths(seconds, &[CONTEXT_MARGIN], full, short)
     }
 }
 
@@ -134,15 +124,14 @@ impl WhisperSlot {
         threads: u32,
         control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
-        let full = self.context.model_n_audio_ctx() as u32;
-        let short = window.context(options.short_context, full);
+        let full = self.context.model_n_audio_ctx() as usize;
+        let short = window.lengths(options.short_context, full)[0];
         let plain = options.temperature == 0.0 && options.beam_size <= 1;
 
         let mut language = options.language.as_deref().and_then(language_index);
         if !plain || options.word_times {
             if language.is_none() && !self.vocabulary.languages.is_empty() {
-                self.encode(window, short, 0, threads)?;
-                language = self.detect(options, threads)?;
+                language = self.detect(window, options, short, threads, control)?;
             }
             let temperature = (options.temperature, TEMPERATURE_STEP);
             let ask = FullRun {
@@ -168,7 +157,11 @@ impl WhisperSlot {
             });
         }
 
-        let first = self.greedy(window, options, language, short, threads, control)?;
+        let mut first = self.greedy(window, options, language, short, threads, control)?;
+        if options.draft {
+            first.doubtful = doubtful(&first, window.seconds);
+            return Ok(first);
+        }
         if !doubtful(&first, window.seconds) || (short == full && !unusable(&first, window.seconds)) {
             return Ok(first);
         }
@@ -184,6 +177,9 @@ impl WhisperSlot {
                 return Ok(best);
             }
         }
+        if !options.prefix.is_empty() {
+            return Ok(best); // `whisper_full` cannot be made to begin with a given text
+        }
         let retried = best.full_context_retry;
         let ask = FullRun {
             language,
@@ -198,176 +194,57 @@ impl WhisperSlot {
         })
     }
 
-    /// Puts the window's spectrogram and encoder length into the state, then encodes from `offset` (10 ms steps).
-    fn encode(
-        &mut self,
-        window: &Input<'_>,
-        context: u32,
-        offset: usize,
-        threads: u32,
-    ) -> Result<(), StepError> {
-        // There is no call that sets the encoder's length. `whisper_full` over the first 100 ms does nothing
-        // else: it stores the spectrogram and the length and finds too little to decode.
-        let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
-        quiet(&mut params, threads);
-        params.set_duration_ms(100);
-        params.set_audio_ctx(context as i32);
-        self.state.full(params, &window.samples).map_err(engine_error)?;
-        self.state.encode(offset, threads as usize).map_err(engine_error)
+    /// A window on this slot's state.
+    fn on<'s>(&'s mut self, window: &'s Input<'_>, threads: u32, control: Control<'s>) -> Run<'s> {
+        Run::new(
+            &mut self.state,
+            &window.samples,
+            threads as usize,
+            &self.pace,
+            control,
+        )
     }
 
-    fn detect(&mut self, options: &DecodeOptions, threads: u32) -> Result<Option<usize>, StepError> {
-        let start = self.vocabulary.start_of_transcript;
-        self.state
-            .decode(&[start], 0, threads as usize)
-            .map_err(engine_error)?;
-        let logits = self.state.get_logits().map_err(engine_error)?;
-        Ok(decode::language(logits, &self.vocabulary, &candidates(options)).map(|(index, _)| index))
+    fn detect(
+        &mut self,
+        window: &Input<'_>,
+        options: &DecodeOptions,
+        positions: usize,
+        threads: u32,
+        control: Control<'_>,
+    ) -> Result<Option<usize>, StepError> {
+        let v = self.vocabulary.clone();
+        let mut run = self.on(window, threads, control);
+        let mut logits = Vec::new();
+        decode::now(async {
+            run.encode(0.0, positions).await?;
+            let start = Row {
+                hypothesis: 0,
+                tokens: &[v.start_of_transcript],
+                every: false,
+            };
+            run.step(&[start], &mut logits).await
+        })?;
+        Ok(decode::language(&logits, &v, &candidates(options)).map(|(index, _)| index))
     }
 
     fn greedy(
         &mut self,
         window: &Input<'_>,
         options: &DecodeOptions,
-        mut language: Option<usize>,
-        context: u32,
+        language: Option<usize>,
+        positions: usize,
         threads: u32,
         control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
         let v = self.vocabulary.clone();
-        let prompt = self.prompt_tokens(options.prompt.as_deref());
-        let mut transcript = WindowTranscript::default();
-        let mut offset_seconds = 0.0_f32;
-        for pass in 0..MAX_PASSES {
-            if control.cancelled() {
-                return Err(StepError::Cancelled);
-            }
-            self.encode(window, context, (offset_seconds * 100.0) as usize, threads)?;
-            let mut run = Run::new(&mut self.state, threads as usize, &self.pace, control);
-            let mut logits = Vec::new();
-            if !prompt.is_empty() && pass == 0 {
-                run.step(v.previous, &mut logits)?;
-                run.feed(&prompt)?;
-            }
-            run.step(v.start_of_transcript, &mut logits)?;
-            let no_speech_prob = decode::probability(&logits, v.no_speech);
-            if !v.languages.is_empty() {
-                if language.is_none() {
-                    language = decode::language(&logits, &v, &candidates(options)).map(|(i, _)| i);
-                }
-                run.step(v.languages.start + language.unwrap_or(0) as i32, &mut logits)?;
-                let task = match options.task {
-                    Task::Transcribe => v.transcribe,
-                    Task::Translate => v.translate,
-                };
-                run.step(task, &mut logits)?;
-            }
-            let left = window.seconds - offset_seconds;
-            let last_timestamp =
-                v.first_timestamp + (left.min(30.0) / decode::TIMESTAMP_STEP_SECONDS).ceil() as i32;
-            let last_timestamp = last_timestamp.min(v.size as i32 - 1);
-            // Nobody says more than about 20 tokens a second.
-            let max_tokens = v.max_tokens.min(24 + (left * 24.0) as usize);
-            let hypothesis = decode::greedy(&mut run, &v, &mut logits, last_timestamp, max_tokens)?;
-            let silent = no_speech_prob > NO_SPEECH_THRESHOLD && hypothesis.avg_logprob < MIN_AVG_LOGPROB;
-            if silent {
-                break;
-            }
-            let consumed = self.append(&mut transcript, &hypothesis, offset_seconds, left, no_speech_prob);
-            offset_seconds += consumed;
-            if !hypothesis.complete || window.seconds - offset_seconds < REMAINDER_SECONDS {
-                break;
-            }
-        }
-        transcript.language = self.language_code(language);
-        Ok(transcript)
-    }
-
-    /// Cuts a hypothesis into segments; returns how many seconds of audio it covers.
-    fn append(
-        &self,
-        transcript: &mut WindowTranscript,
-        hypothesis: &Hypothesis,
-        offset: f32,
-        left: f32,
-        no_speech_prob: f32,
-    ) -> f32 {
-        let v = &self.vocabulary;
-        let mut current: Vec<Choice> = Vec::new();
-        let mut start = 0.0;
-        let mut last_end = None;
-        let mut push = |tokens: &mut Vec<Choice>, start: f32, end: f32| {
-            if tokens.iter().any(|t| t.id < v.end_of_text) {
-                transcript.segments.push(WindowSegment {
-                    start: offset + start,
-                    end: offset + end.min(left),
-                    tokens: tokens.iter().map(|t| self.token(*t)).collect(),
-                    no_speech_prob,
-                });
-            }
-            tokens.clear();
+        let attempt = Attempt {
+            language,
+            positions,
+            strategy: Strategy::Greedy,
         };
-        for token in &hypothesis.tokens {
-            let has_text = current.iter().any(|t| t.id < v.end_of_text);
-            current.push(*token);
-            if token.id >= v.first_timestamp {
-                let at = v.seconds(token.id);
-                if has_text {
-                    push(&mut current, start, at);
-                    last_end = Some(at);
-                }
-                start = at;
-            }
-        }
-        let ended_in_text = current.iter().any(|t| t.id < v.end_of_text);
-        push(&mut current, start, left);
-        // Two timestamps at the end: the model itself says that more follows. One or none: the window is done.
-        let mut tail = hypothesis.tokens.iter().rev();
-        let is_time = |t: Option<&Choice>| t.is_some_and(|t| t.id >= v.first_timestamp);
-        let more_follows = is_time(tail.next()) && is_time(tail.next());
-        match last_end {
-            Some(end) if more_follows && !ended_in_text && end > 0.0 => end,
-            _ => left,
-        }
-    }
-
-    fn token(&self, choice: Choice) -> WindowToken {
-        let bytes = if choice.id < self.vocabulary.end_of_text {
-            self.context
-                .token_to_bytes(choice.id)
-                .map(<[u8]>::to_vec)
-                .unwrap_or_default()
-        } else {
-            Vec::new()
-        };
-        WindowToken {
-            id: choice.id,
-            bytes,
-            logprob: choice.logprob,
-            onset: None,
-        }
-    }
-
-    fn prompt_tokens(&self, prompt: Option<&str>) -> Vec<i32> {
-        let Some(prompt) = prompt.map(str::trim).filter(|p| !p.is_empty()) else {
-            return Vec::new();
-        };
-        // openai-whisper puts a space before it and keeps the last half of the text context, less one.
-        let tokens = self
-            .context
-            .tokenize(&format!(" {prompt}"), prompt.len() + 8)
-            .unwrap_or_default();
-        let keep = self.context.model_n_text_ctx() as usize / 2 - 1;
-        tokens[tokens.len().saturating_sub(keep)..].to_vec()
-    }
-
-    fn language_code(&self, index: Option<usize>) -> Option<String> {
-        if self.vocabulary.languages.is_empty() {
-            return Some("en".to_owned());
-        }
-        index
-            .and_then(|i| LANGUAGES.get(i))
-            .map(|(code, _)| (*code).to_owned())
+        let mut run = self.on(window, threads, control);
+        decode::now(passes(&mut run, &v, window.seconds, options, attempt))
     }
 
     fn full(
@@ -378,7 +255,7 @@ impl WhisperSlot {
         threads: u32,
         control: Control<'_>,
     ) -> Result<WindowTranscript, StepError> {
-        let best_of = BEST_OF.min(self.max_decoders) as i32;
+        let best_of = BEST_OF.min(self.max_decoders as usize) as i32;
         let strategy = if options.beam_size > 1 {
             SamplingStrategy::BeamSearch {
                 beam_size: options.beam_size.min(self.max_decoders) as i32,
@@ -387,7 +264,7 @@ impl WhisperSlot {
         } else {
             SamplingStrategy::Greedy { best_of }
         };
-        let prompt = self.prompt_tokens(options.prompt.as_deref());
+        let prompt = self.vocabulary.prompt(options.prompt.as_deref());
         let mut params = FullParams::new(strategy);
         quiet(&mut params, threads);
         params.set_tokens(&prompt);
@@ -420,7 +297,7 @@ impl WhisperSlot {
 
         let mut transcript = WindowTranscript {
             temperature: ask.temperature.0,
-            language: self.language_code(ask.language),
+            language: self.vocabulary.language_code(ask.language),
             ..WindowTranscript::default()
         };
         let state = if ask.aligned {
@@ -472,22 +349,10 @@ impl WhisperSlot {
 #[derive(Clone, Copy)]
 struct FullRun {
     language: Option<usize>,
-    context: u32,
+    context: usize,
     /// First, step.
     temperature: (f32, f32),
     aligned: bool,
-}
-
-fn candidates(options: &DecodeOptions) -> Vec<usize> {
-    options
-        .candidate_languages
-        .iter()
-        .filter_map(|code| language_index(code))
-        .collect()
-}
-
-fn language_index(code: &str) -> Option<usize> {
-    LANGUAGES.iter().position(|(known, _)| *known == code)
 }
 
 /// whisper.cpp asks this between encoder and decoder steps whether to stop.

@@ -3,16 +3,18 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use whisper_rs::WhisperState;
+use whisper_rs::{FullParams, SamplingStrategy, WhisperState};
 
 use super::super::courtesy::Control;
-use super::super::decode::{StepError, Steps};
+use super::super::decode::{Row, StepError, Steps};
 use super::super::pace::Pace;
-use super::engine_error;
+use super::super::window::Forward;
+use super::{engine_error, quiet};
 
-/// Decoder steps on a state.
+/// One window on a state.
 pub(super) struct Run<'s> {
     state: &'s mut WhisperState,
+    samples: &'s [f32],
     position: usize,
     /// At most.
     threads: usize,
@@ -21,15 +23,17 @@ pub(super) struct Run<'s> {
 }
 
 impl<'s> Run<'s> {
-    /// From the first position of the text on.
+    /// `samples` are at least as long as whisper.cpp takes.
     pub(super) fn new(
         state: &'s mut WhisperState,
+        samples: &'s [f32],
         threads: usize,
         pace: &'s Mutex<Pace>,
         control: Control<'s>,
     ) -> Self {
         Self {
             state,
+            samples,
             position: 0,
             threads,
             pace,
@@ -41,31 +45,78 @@ impl<'s> Run<'s> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Several tokens at once; `whisper-rs` shows only the first token's logits then, so none are taken.
-    pub(super) fn feed(&mut self, tokens: &[i32]) -> Result<(), StepError> {
+    /// Runs some tokens; the state then has the logits after the first of them.
+    fn feed(&mut self, tokens: &[i32]) -> Result<(), StepError> {
+        if self.control.cancelled() {
+            return Err(StepError::Cancelled);
+        }
+        let single = tokens.len() == 1;
+        let threads = if single {
+            self.pace().threads(self.threads)
+        } else {
+            self.threads
+        };
+        let began = Instant::now();
         self.state
-            .decode(tokens, self.position, self.threads)
+            .decode(tokens, self.position, threads)
             .map_err(engine_error)?;
+        if single {
+            self.pace().took(threads, began.elapsed());
+        }
         self.position += tokens.len();
         Ok(())
     }
 }
 
 impl Steps for Run<'_> {
-    fn step(&mut self, token: i32, logits: &mut Vec<f32>) -> Result<(), StepError> {
+    async fn step(&mut self, rows: &[Row<'_>], logits: &mut Vec<f32>) -> Result<(), StepError> {
+        logits.clear();
+        for row in rows {
+            if row.hypothesis > 0 {
+                return Err(StepError::Engine("a state has one hypothesis".to_owned()));
+            }
+            // `whisper-rs` shows the first token's logits alone.
+            let (before, shown) = if row.every {
+                row.tokens.split_at(0)
+            } else {
+                row.tokens.split_at(row.tokens.len() - 1)
+            };
+            if !before.is_empty() {
+                self.feed(before)?;
+            }
+            for token in shown {
+                self.feed(&[*token])?;
+                logits.extend_from_slice(self.state.get_logits().map_err(engine_error)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only the one hypothesis: several go through `whisper_full`.
+    fn rearrange(&mut self, _parents: &[usize]) {}
+}
+
+impl Forward for Run<'_> {
+    async fn encode(&mut self, offset: f32, positions: usize) -> Result<(), StepError> {
         if self.control.cancelled() {
             return Err(StepError::Cancelled);
         }
-        let threads = self.pace().threads(self.threads);
-        let began = Instant::now();
+        // There is no call that sets the encoder's length. `whisper_full` over the first 100 ms does nothing
+        // else: it stores the spectrogram and the length and finds too little to decode.
+        let mut params = FullParams::new(SamplingStrategy::Greedy { best_of: 1 });
+        quiet(&mut params, self.threads as u32);
+        params.set_duration_ms(100);
+        params.set_audio_ctx(positions as i32);
+        self.state.full(params, self.samples).map_err(engine_error)?;
+        self.position = 0;
         self.state
-            .decode(&[token], self.position, threads)
-            .map_err(engine_error)?;
-        self.pace().took(threads, began.elapsed());
-        self.position += 1;
-        let fresh = self.state.get_logits().map_err(engine_error)?;
-        logits.clear();
-        logits.extend_from_slice(fresh);
-        Ok(())
+            .encode((offset * 100.0) as usize, self.threads)
+            .map_err(engine_error)
+    }
+
+    async fn onsets(&mut self, _tokens: &[i32], _first: usize, _heard: f32) -> Result<Vec<f32>, StepError> {
+        Err(StepError::Engine(
+            "whisper.cpp gives word times in `whisper_full` alone".to_owned(),
+        ))
     }
 }

@@ -158,9 +158,9 @@ impl Model<'_> {
         };
         let scale = match element {
             Element::I8 | Element::I16 => self.scale(&name, slice, spec.shape[0])?,
-            Element::F32 | Element::F16 | Element::Bf16 => Vec::new(),
+            Element::F32 | Element::F16 | Element::Bf16 | Element::Blocks(_) => Vec::new(),
         };
-        let offset = variable.offset + slice.index * spec.elements() * element.bytes();
+        let offset = variable.offset + element.bytes(slice.index * spec.elements());
         Ok(Located {
             offset,
             element,

@@ -7,6 +7,7 @@ pub(crate) mod ctranslate2;
 pub(crate) mod huggingface;
 mod mel;
 pub(crate) mod parts;
+mod tensors;
 pub(crate) mod vocabulary;
 
 use std::fs::File;
@@ -21,7 +22,7 @@ use super::format::WeightFormat;
 use super::ggml::{self, GgmlHeader, MEL_BINS};
 use super::layout::{self, Role, TensorSpec};
 use super::progress::{Progress, Watch};
-use super::quantize::{BLOCK, Quantization};
+use super::quantize::{BLOCK, Quantization, dequantize};
 use super::{ModelError, staging};
 use parts::Parts;
 
@@ -36,14 +37,28 @@ pub(crate) enum Element {
     Bf16,
     I8,
     I16,
+    /// ggml's blocks of [`BLOCK`] numbers.
+    Blocks(WeightFormat),
 }
 
 impl Element {
-    pub(crate) fn bytes(self) -> u64 {
+    /// Bytes of so many numbers; in blocks a multiple of [`BLOCK`].
+    pub(crate) fn bytes(self, count: u64) -> u64 {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 | Self::I16 => 2,
-            Self::I8 => 1,
+            Self::F32 => 4 * count,
+            Self::F16 | Self::Bf16 | Self::I16 => 2 * count,
+            Self::I8 => count,
+            // A format of larger blocks never gets this far (`of_format`).
+            Self::Blocks(format) => format.bytes(count, count).unwrap_or(0),
+        }
+    }
+
+    /// How a ggml file stores the numbers of a tensor; `None` for formats that are not read here.
+    fn of_format(format: WeightFormat) -> Option<Self> {
+        match format {
+            WeightFormat::F32 => Some(Self::F32),
+            WeightFormat::F16 => Some(Self::F16),
+            format => dequantize(format, &[], &mut Vec::new()).then_some(Self::Blocks(format)),
         }
     }
 }
@@ -57,9 +72,9 @@ pub(crate) struct Located {
     pub(crate) scale: Vec<f32>,
 }
 
-/// A model on disk in any form, ready to be written as ggml.
+/// A model on disk in any form, ready to be run or to be written as ggml.
 #[derive(Debug)]
-pub(crate) struct Checkpoint {
+pub struct Checkpoint {
     /// Dimensions; the format is the source's (f16 for foreign ones).
     pub(crate) header: GgmlHeader,
     /// `n_mels` × 201 values.
@@ -73,18 +88,35 @@ pub(crate) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a ggml file of f32 or f16 weights as a source. Its tensors keep their order, which checksums depend on.
+    /// Opens a ggml file of f32 or f16 weights as a source of conversion.
     ///
     /// # Errors
     ///
-    /// `Malformed` as [`ggml::check`], or `UnsupportedFolder` when it is quantised already.
-    pub(crate) fn open_ggml(path: &Path) -> Result<Self, ModelError> {
+    /// As [`Checkpoint::open_ggml`], or `UnsupportedFolder` when it is quantised already.
+    pub(crate) fn open_unquantized(path: &Path) -> Result<Self, ModelError> {
+        let checkpoint = Self::open_ggml(path)?;
+        let format = checkpoint.header.format;
+        if format.is_quantized() {
+            return Err(ModelError::unsupported(
+                path,
+                format!("it is quantised already ({format}); quantise the f16 model instead"),
+            ));
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens a ggml file. Its tensors keep their order, which checksums depend on.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` as [`ggml::check`]; `UnsupportedFolder` when it is quantised in blocks that are not read here.
+    pub fn open_ggml(path: &Path) -> Result<Self, ModelError> {
         let header = ggml::check(path)?;
-        if header.format.is_quantized() {
+        if Element::of_format(header.format).is_none() {
             return Err(ModelError::unsupported(
                 path,
                 format!(
-                    "it is quantised already ({}); quantise the f16 model instead",
+                    "its weights are {}; f32, f16, q8_0, q5_1, q5_0, q4_1 and q4_0 are read",
                     header.format
                 ),
             ));
@@ -100,11 +132,8 @@ impl Checkpoint {
             .map(|entry| {
                 // `check` found every name in the layout.
                 let role = roles.remove(&entry.name).unwrap_or(Role::Small);
-                let element = if entry.format == WeightFormat::F32 {
-                    Element::F32
-                } else {
-                    Element::F16
-                };
+                // Every format of a checked file is the header's, f16 or f32.
+                let element = Element::of_format(entry.format).unwrap_or(Element::F32);
                 let located = Located {
                     offset: entry.offset,
                     element,
@@ -194,7 +223,7 @@ pub(crate) fn write(
             buffers.load(&mut checkpoint.data, located, start, count, row)?;
             out.write_all(buffers.encode(target, quantization))
                 .map_err(failed)?;
-            watch.progress.advance(count * located.element.bytes());
+            watch.progress.advance(located.element.bytes(count));
             start += count;
         }
     }
@@ -241,9 +270,9 @@ impl Buffers {
         count: u64,
         row: u64,
     ) -> Result<(), ModelError> {
-        let bytes = located.element.bytes();
-        self.raw.resize((count * bytes) as usize, 0);
-        data.read_at(located.offset + start * bytes, &mut self.raw)?;
+        let element = located.element;
+        self.raw.resize(element.bytes(count) as usize, 0);
+        data.read_at(located.offset + element.bytes(start), &mut self.raw)?;
         self.values.clear();
         match located.element {
             Element::F32 => self
@@ -266,6 +295,9 @@ impl Buffers {
                 );
             }
             Element::I8 => self.values.extend(self.raw.iter().map(|&b| f32::from(b as i8))),
+            Element::Blocks(format) => {
+                dequantize(format, &self.raw, &mut self.values);
+            }
             Element::I16 => {
                 self.values.extend(
                     self.raw
@@ -314,7 +346,7 @@ pub(crate) fn source_bytes(checkpoint: &Checkpoint) -> u64 {
     checkpoint
         .tensors
         .iter()
-        .map(|(spec, located)| spec.elements() * located.element.bytes())
+        .map(|(spec, located)| located.element.bytes(spec.elements()))
         .sum()
 }
 
@@ -389,7 +421,7 @@ pub fn import(
 /// Finds out what `source` is.
 fn open(source: &Path) -> Result<Checkpoint, ModelError> {
     if source.is_file() {
-        return Checkpoint::open_ggml(source);
+        return Checkpoint::open_unquantized(source);
     }
     if !source.is_dir() {
         return Err(ModelError::unsupported(source, "there is no such folder or file"));

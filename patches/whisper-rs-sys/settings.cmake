@@ -1,32 +1,8 @@
-# What whisper.cpp's CMake files need to be told and an environment variable cannot say.
-# CMake includes this after each `project()` (CMAKE_PROJECT_INCLUDE, set in .cargo/config.toml). whisper-rs-sys runs
-# CMake and hands on every variable that begins with WHISPER_, GGML_ or CMAKE_.
-
-# WHISPER_CUBLAS=1 was whisper.cpp's switch for CUDA, and people still set it. Version 1.8.3 ends the build when it sees
-# it. The cargo feature `cuda` decides here; build.rs says so when the two disagree.
-unset(WHISPER_CUBLAS CACHE)
-unset(WHISPER_CUBLAS)
-
-# whisper-rs has no OpenCL feature. Our feature `opencl` switches on `whisper-rs-sys/force-debug`, which is nothing but
-# a marker: cargo passes it here, and its two effects (debug log lines, a build with debug information) are taken back.
-# Being a feature of that crate it also gives the OpenCL build a folder of its own, so that nothing goes stale.
-if(DEFINED ENV{CARGO_FEATURE_FORCE_DEBUG})
-    set(GGML_OPENCL ON CACHE BOOL "" FORCE)
-    string(REPLACE "-DWHISPER_DEBUG" "" CMAKE_CXX_FLAGS "${CMAKE_CXX_FLAGS}")
-    set(CMAKE_CXX_FLAGS "${CMAKE_CXX_FLAGS}" CACHE STRING "" FORCE)
-    set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
-    # On by default; with them ggml refuses Intel's GPUs.
-    if(NOT DEFINED GGML_OPENCL_USE_ADRENO_KERNELS AND NOT CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|ARM64")
-        set(GGML_OPENCL_USE_ADRENO_KERNELS OFF CACHE BOOL "")
-    endif()
-else()
-    # On without the feature it would leave calls to a library that nobody links.
-    set(GGML_OPENCL OFF CACHE BOOL "" FORCE)
-endif()
+# Settings that depend on what CMake finds out; the others are in build/main.rs. CMake includes this after each `project()`.
 
 # Vulkan headers older than 1.3.272 (Debian 12, Ubuntu 22.04) lack a few names that ggml uses.
 if(GGML_VULKAN)
-    include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/../vulkan-compat")
+    include_directories(BEFORE "${CMAKE_CURRENT_LIST_DIR}/vulkan-compat")
 endif()
 
 if(GGML_CUDA)
@@ -63,6 +39,7 @@ if(GGML_CUDA)
     endif()
 endif()
 
-if(PROJECT_NAME STREQUAL "ggml")
-    include("${CMAKE_CURRENT_LIST_DIR}/weights.cmake")
+# The user's own include, which whisper-rs-sys would have handed on.
+if(USERS_PROJECT_INCLUDE)
+    include("${USERS_PROJECT_INCLUDE}")
 endif()

@@ -1,0 +1,255 @@
+//! What a child may take: limits set from outside before it starts, and those it sets on itself.
+
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+/// Bounds on a program, set between `fork` and `exec`. Only Unix has them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Processor time; `SIGXCPU` ends it then.
+    pub cpu: Option<Duration>,
+    /// File descriptors at once.
+    pub open_files: Option<u64>,
+    /// Largest file it may write; pipes do not count.
+    pub file_size_bytes: Option<u64>,
+}
+
+/// Bounds that a child of this very program sets on itself before it touches anything from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Confinement {
+    /// Address space beyond what is mapped when the bound is set: programs with GPU backends map gigabytes of code.
+    pub memory_bytes: u64,
+    /// Processor time in all.
+    pub cpu: Duration,
+    /// File descriptors at once, those that are open already among them.
+    pub open_files: u64,
+    /// Whether files may still be opened for reading. None may be written, and no network address reached.
+    pub may_read_files: bool,
+}
+
+/// Makes `command` die with the thread that starts it, and sets `limits`.
+#[cfg(unix)]
+#[allow(
+    unsafe_code,
+    reason = "std offers no safe way to set limits on another program"
+)]
+pub(super) fn bind(command: &mut Command, limits: Limits) {
+    use std::os::unix::process::CommandExt;
+
+    // Ctrl-C in a terminal goes to the whole group; only this program shall hear it.
+    command.process_group(0);
+    #[cfg(target_os = "linux")]
+    let parent = rustix::process::getpid();
+    let set = move || -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            // The parent may have ended before the line above.
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::from_raw_os_error(
+                    rustix::io::Errno::SRCH.raw_os_error(),
+                ));
+            }
+        }
+        apply(limits)
+    };
+    // SAFETY: between `fork` and `exec` only functions that are async-signal-safe may run. `set` makes system calls
+    // through rustix, which neither allocate nor lock, and captures plain numbers.
+    unsafe { command.pre_exec(set) };
+}
+
+#[cfg(not(unix))]
+pub(super) fn bind(_: &mut Command, _: Limits) {}
+
+#[cfg(unix)]
+fn apply(limits: Limits) -> io::Result<()> {
+    use rustix::process::Resource;
+
+    if let Some(cpu) = limits.cpu {
+        set(Resource::Cpu, cpu.as_secs().max(1), CPU_GRACE_SECONDS)?;
+    }
+    if let Some(files) = limits.open_files {
+        set(Resource::Nofile, files, 0)?;
+    }
+    if let Some(bytes) = limits.file_size_bytes {
+        set(Resource::Fsize, bytes, 0)?;
+    }
+    Ok(())
+}
+
+/// Seconds between `SIGXCPU` and `SIGKILL`, which looks like a kill from outside.
+#[cfg(unix)]
+const CPU_GRACE_SECONDS: u64 = 5;
+
+/// Lowers a limit to `soft`; never raises one.
+#[cfg(unix)]
+fn set(resource: rustix::process::Resource, soft: u64, grace: u64) -> io::Result<()> {
+    use rustix::process::{Rlimit, getrlimit, setrlimit};
+
+    let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let limit = Rlimit {
+        current: Some(soft.min(most)),
+        maximum: Some(soft.saturating_add(grace).min(most)),
+    };
+    setrlimit(resource, limit)?;
+    Ok(())
+}
+
+/// Sets bounds on this process; to be called before it starts a thread.
+///
+/// # Errors
+///
+/// The system's, when a limit is refused. A kernel without Landlock is no error.
+#[cfg(unix)]
+pub fn confine(bounds: &Confinement) -> io::Result<()> {
+    use rustix::process::Resource;
+
+    // Before files can no longer be opened.
+    let mapped = mapped_bytes();
+    #[cfg(target_os = "linux")]
+    restrict_files(bounds.may_read_files)?;
+    apply(Limits {
+        cpu: Some(bounds.cpu),
+        open_files: Some(bounds.open_files),
+        file_size_bytes: Some(0),
+    })?;
+    // A recording has no business in a core file.
+    set(Resource::Core, 0, 0)?;
+    // macOS refuses this limit, and does not keep it where it does not refuse.
+    #[cfg(not(target_os = "macos"))]
+    if let Some(mapped) = mapped {
+        set(Resource::As, mapped.saturating_add(bounds.memory_bytes), 0)?;
+    }
+    #[cfg(target_os = "macos")]
+    let _ = mapped;
+    Ok(())
+}
+
+/// Without limits of its kind on this system.
+#[cfg(not(unix))]
+pub fn confine(_: &Confinement) -> io::Result<()> {
+    Ok(())
+}
+
+/// Processor time this process may take from now on, within the bound set by [`confine`]: progress buys the next piece
+/// of work.
+///
+/// # Errors
+///
+/// The system's.
+#[cfg(unix)]
+pub fn allow_cpu(more: Duration) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime).tv_sec as u64;
+    let maximum = getrlimit(Resource::Cpu).maximum;
+    // The kernel counts whole seconds.
+    let soft = used.saturating_add(more.as_secs().max(1)).saturating_add(1);
+    let most = maximum.map_or(u64::MAX, |maximum| maximum.saturating_sub(CPU_GRACE_SECONDS));
+    setrlimit(
+        Resource::Cpu,
+        Rlimit {
+            current: Some(soft.min(most)),
+            maximum,
+        },
+    )?;
+    Ok(())
+}
+
+/// Without limits of its kind on this system.
+#[cfg(not(unix))]
+pub fn allow_cpu(_: Duration) -> io::Result<()> {
+    Ok(())
+}
+
+/// Bytes of address space in use (proc_pid_statm(5)); `None` where the system does not say.
+#[cfg(unix)]
+fn mapped_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').next()?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+/// From here on no file can be opened for writing, and no address reached, where the kernel has Landlock (5.13).
+#[cfg(target_os = "linux")]
+fn restrict_files(may_read: bool) -> io::Result<()> {
+    use landlock::{
+        ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+        RulesetCreatedAttr,
+    };
+
+    // The newest that this program was written for; older kernels give what they have.
+    let abi = ABI::V5;
+    let refused = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(abi)))
+        .and_then(Ruleset::create)
+        .map_err(|e| refused(&e))?;
+    if may_read {
+        let root = PathFd::new("/").map_err(|e| refused(&e))?;
+        rules = rules
+            .add_rule(PathBeneath::new(root, AccessFs::from_read(abi)))
+            .map_err(|e| refused(&e))?;
+    }
+    rules.restrict_self().map_err(|e| refused(&e))?;
+    Ok(())
+}
+
+/// Ends this child of the program when its parent ends: for its first lines, beside watching its input.
+pub fn die_with_parent() {
+    // The signal is set by `bind` already; a child that was started by hand has none.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// Ends this process at once: no destructors of C or C++ run, which other threads may still be using.
+#[allow(unsafe_code, reason = "std's `exit` runs them")]
+pub fn exit_now(code: i32) -> ! {
+    #[cfg(unix)]
+    // SAFETY: `_exit` takes any number, touches no memory of this process and does not return.
+    unsafe {
+        libc::_exit(code)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(code)
+}
+
+/// Takes standard output for frames and points its descriptor at standard error: libraries print now and then.
+///
+/// # Errors
+///
+/// The system's.
+#[cfg(unix)]
+pub fn claim_stdout() -> io::Result<std::fs::File> {
+    let pipe = rustix::io::dup(rustix::stdio::stdout())?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok(std::fs::File::from(pipe))
+}
+
+/// As on Unix, but what libraries print would still go to the pipe.
+#[cfg(not(unix))]
+pub fn claim_stdout() -> io::Result<std::fs::File> {
+    use std::os::windows::io::AsHandle;
+    Ok(std::fs::File::from(
+        io::stdout().as_handle().try_clone_to_owned()?,
+    ))
+}
+
+/// Replaces this process by another program, which keeps its limits; returns only when that fails.
+#[cfg(unix)]
+pub fn become_program(path: &str, arguments: &[String]) -> io::Error {
+    use std::os::unix::process::CommandExt;
+    Command::new(path).args(arguments).exec()
+}
+
+/// Where a process cannot be replaced it waits for the other one, and ends with its code.
+#[cfg(not(unix))]
+pub fn become_program(path: &str, arguments: &[String]) -> io::Error {
+    match Command::new(path).args(arguments).status() {
+        Ok(status) => exit_now(status.code().unwrap_or(1)),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,10 @@
+//! The HTTP side as clients meet it: a scripted job runner behind the real router, called in memory and over
+//! sockets. No model, no engine.
+#![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, reason = "tests")]
+
+mod answers;
+mod refusals;
+mod routes;
+mod sockets;
+mod streams;
+mod support;

@@ -1,0 +1,373 @@
+//! Every failure and its status, code, parameter and advice.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::json;
+use whisper_backend_api::audio::AudioError;
+use whisper_backend_api::jobs::JobError;
+use whisper_backend_api::serving::ServingError;
+
+use crate::support::*;
+
+/// One row: the job's failure, then status, type, param, code, and the message's start for A and for C.
+#[tokio::test]
+async fn every_failure_of_a_job_has_its_answer() {
+    type Row = (
+        fn() -> JobError,
+        u16,
+        &'static str,
+        Option<&'static str>,
+        [Option<&'static str>; 2],
+        &'static str,
+    );
+    let format = "Unrecognized file format. Supported formats: ['flac', 'm4a', 'mp3', 'mp4', 'mpeg', 'mpga', 'oga', 'ogg', 'wav', 'webm']";
+    let rows: Vec<Row> = vec![
+        (
+            || AudioError::Unrecognized.into(),
+            400,
+            "invalid_request_error",
+            None,
+            [None, None],
+            format,
+        ),
+        (
+            || {
+                AudioError::NoAudioTrack {
+                    container: "mp4".to_owned(),
+                }
+                .into()
+            },
+            400,
+            "invalid_request_error",
+            None,
+            [None, None],
+            "Invalid file format.",
+        ),
+        (
+            || {
+                AudioError::UnsupportedCodec {
+                    container: "mp4".to_owned(),
+                    codec: "ac3".to_owned(),
+                }
+                .into()
+            },
+            400,
+            "invalid_request_error",
+            None,
+            [None, None],
+            "Invalid file format.",
+        ),
+        (
+            || AudioError::TooShort { seconds: 0.05 }.into(),
+            400,
+            "invalid_request_error",
+            Some("file"),
+            [Some("audio_too_short"); 2],
+            "Audio file is too short. Minimum audio length is 0.1 seconds.",
+        ),
+        (
+            || AudioError::Empty.into(),
+            400,
+            "invalid_request_error",
+            Some("file"),
+            [Some("audio_too_short"); 2],
+            "Audio file is too short.",
+        ),
+        (
+            || AudioError::TooLong { limit_seconds: 10 }.into(),
+            400,
+            "invalid_request_error",
+            None,
+            [Some("invalid_value"); 2],
+            "audio duration is longer than 10 seconds",
+        ),
+        (
+            || {
+                AudioError::TooSlow {
+                    seconds: 99.0,
+                    audio_seconds: 1.0,
+                }
+                .into()
+            },
+            400,
+            "invalid_request_error",
+            Some("file"),
+            [Some("invalid_value"); 2],
+            "the recording takes too long",
+        ),
+        (
+            || {
+                AudioError::TooLarge {
+                    limit_bytes: 5,
+                    seen_bytes: 6,
+                }
+                .into()
+            },
+            413,
+            "server_error",
+            None,
+            [None, None],
+            "Maximum content size limit (5) exceeded (6 bytes read)",
+        ),
+        (
+            || AudioError::Io(std::io::Error::other("disk /dev/x")).into(),
+            500,
+            "server_error",
+            None,
+            [Some("InternalServerError"), None],
+            "The server could not keep the upload.",
+        ),
+        (
+            || JobError::Failed {
+                detail: "engine 7 died".to_owned(),
+            },
+            500,
+            "server_error",
+            None,
+            [Some("InternalServerError"), None],
+            "The server had an error while processing your request.",
+        ),
+        (
+            || {
+                JobError::Serving(ServingError::Unavailable {
+                    reason: "no model is installed".to_owned(),
+                })
+            },
+            503,
+            "service_unavailable_error",
+            None,
+            [Some("ServiceUnavailable"), Some("model_unavailable")],
+            "No transcription is possible now: no model is installed",
+        ),
+        (
+            || JobError::Cancelled,
+            503,
+            "service_unavailable_error",
+            None,
+            [Some("ServiceUnavailable"), Some("server_is_stopping")],
+            "The server is stopping.",
+        ),
+        (
+            || JobError::Serving(ServingError::UnknownDeployment { name: "x".to_owned() }),
+            404,
+            "invalid_request_error",
+            None,
+            [Some("DeploymentNotFound"), Some("model_not_found")],
+            "The ",
+        ),
+    ];
+    for (error, status, kind, param, codes, start) in rows {
+        for (path, code) in [(A, codes[0]), (C, codes[1])] {
+            for stream in ["false", "true"] {
+                let server = server(failing(error), |_| {});
+                let reply = server.post(path, &[MODEL, ("stream", stream)]).await;
+                assert_eq!(
+                    reply.error(),
+                    (status, json!(kind), json!(param), json!(code)),
+                    "{:?} {path}",
+                    error()
+                );
+                assert!(reply.message().starts_with(start), "{}", reply.message());
+                assert!(!reply.body.contains("engine 7") && !reply.body.contains("/dev/x"));
+                let retried = status == 503 || matches!(error(), JobError::Audio(AudioError::Io(_)));
+                assert_eq!(
+                    reply.header("x-should-retry"),
+                    if retried { "" } else { "false" },
+                    "{:?}",
+                    error()
+                );
+                assert_eq!(reply.header("retry-after").is_empty(), status != 503);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_without_an_end_is_an_error() {
+    let server = server(
+        Scripted {
+            script: Box::new(Vec::new),
+            ..Scripted::default()
+        },
+        |_| {},
+    );
+    assert_eq!(server.post(C, &[MODEL]).await.error().0, 500);
+}
+
+#[tokio::test]
+async fn missing_parts() {
+    let file: &[u8] = b"RIFF";
+    for (path, fields, file, param, message) in [
+        (
+            C,
+            vec![],
+            Some(file),
+            "model",
+            "you must provide a model parameter",
+        ),
+        (
+            B,
+            vec![("model", "  ")],
+            Some(file),
+            "model",
+            "you must provide a model parameter",
+        ),
+        (C, vec![MODEL], None, "file", "'file' is a required property"),
+        (A, vec![], None, "file", "'file' is a required property"),
+    ] {
+        let reply = plain().send(multipart(path, form(&fields, file))).await;
+        let expected = (
+            400,
+            json!("invalid_request_error"),
+            json!(param),
+            json!("missing_required_parameter"),
+        );
+        assert_eq!(reply.error(), expected, "{path}");
+        assert_eq!(reply.message(), message);
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_form() {
+    let whole = form(&[MODEL], Some(b"RIFF"));
+    let with = |content_type: &str, body: &[u8]| {
+        Request::post(C)
+            .header("content-type", content_type)
+            .body(Body::from(body.to_vec()))
+            .unwrap()
+    };
+    let good_type = format!("multipart/form-data; boundary={BOUNDARY}");
+    let mut zipped = with(&good_type, &whole);
+    zipped
+        .headers_mut()
+        .insert("content-encoding", "gzip".parse().unwrap());
+    let long_header = [
+        b"--".as_slice(),
+        BOUNDARY.as_bytes(),
+        b"\r\nX: ",
+        &vec![b'x'; 5 << 20],
+    ]
+    .concat();
+    for (request, status) in [
+        (with("application/json", b"{}"), 415),
+        (with("multipart/mixed; boundary=x", b"--x--"), 415),
+        (Request::post(C).body(Body::empty()).unwrap(), 415),
+        (zipped, 415),
+        (with("multipart/form-data", &whole), 400),
+        (with(&good_type, b""), 400),
+        (with(&good_type, b"no boundary at all"), 400),
+        (with(&good_type, &whole[..whole.len() / 2]), 400),
+        (with(&good_type, &whole[..whole.len() - BOUNDARY.len() - 8]), 400),
+        (with(&good_type, &long_header), 400),
+        (multipart(C, form(&[MODEL, ("prompt", "a\0b")], Some(b"x"))), 400),
+        (
+            multipart(C, form(&[MODEL, ("language", &"x".repeat(2 << 20))], Some(b"x"))),
+            400,
+        ),
+        (multipart(C, form(&vec![("other", "x"); 2000], Some(b"x"))), 400),
+        (
+            multipart(C, [form(&[], Some(b"x")), form(&[MODEL], Some(b"y"))].concat()),
+            400,
+        ),
+    ] {
+        let reply = plain().send(request).await;
+        assert_eq!(reply.error().0, status, "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn megabytes_of_speaker_references_are_read_and_refused_by_name() {
+    let reference = format!("data:audio/wav;base64,{}", "A".repeat(3 << 20));
+    let reply = plain()
+        .post(C, &[MODEL, ("known_speaker_references[]", &reference)])
+        .await;
+    let expected = (
+        400,
+        json!("invalid_request_error"),
+        json!("known_speaker_references"),
+        json!("unsupported_value"),
+    );
+    assert_eq!(reply.error(), expected);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_no_error() {
+    assert_eq!(
+        plain()
+            .post(C, &[MODEL, ("bogus_param", "xyz"), ("", "nameless")])
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn strict_names() {
+    let strict = || {
+        server(
+            Scripted {
+                strict: true,
+                ..Scripted::default()
+            },
+            |_| {},
+        )
+    };
+    for (path, code, start) in [
+        (
+            "/openai/deployments/x/audio/transcriptions",
+            "DeploymentNotFound",
+            "The API deployment for this resource does not exist.",
+        ),
+        (
+            B,
+            "DeploymentNotFound",
+            "The API deployment for this resource does not exist.",
+        ),
+        (
+            C,
+            "model_not_found",
+            "The model `x` does not exist or you do not have access to it.",
+        ),
+    ] {
+        let reply = strict().post(path, &[("model", "x")]).await;
+        assert_eq!(
+            reply.error(),
+            (404, json!("invalid_request_error"), json!(null), json!(code)),
+            "{path}"
+        );
+        assert!(reply.message().starts_with(start));
+        assert_eq!(reply.header("x-should-retry"), "false");
+    }
+}
+
+#[tokio::test]
+async fn a_full_house_says_when_to_come_back() {
+    let full = |seconds| {
+        let busy = Some(Duration::from_secs_f64(seconds));
+        server(
+            Scripted {
+                busy,
+                ..Scripted::default()
+            },
+            |_| {},
+        )
+    };
+    for (path, code) in [(A, "429"), (B, "429"), (C, "rate_limit_exceeded")] {
+        let reply = full(2.3).post(path, &[MODEL]).await;
+        assert_eq!(reply.error(), (429, json!("requests"), json!(null), json!(code)));
+        assert_eq!(
+            (reply.header("retry-after"), reply.header("retry-after-ms")),
+            ("3", "2300")
+        );
+        assert!(reply.message().contains("Please retry after 3 seconds."));
+        assert_eq!(reply.header("x-should-retry"), "");
+    }
+    assert_eq!(full(500.0).post(C, &[MODEL]).await.header("retry-after"), "60");
+    let mut request = upload(C, &[MODEL]);
+    request
+        .headers_mut()
+        .insert("user-agent", "AzureOpenAI/JS 4.104.0".parse().unwrap());
+    assert_eq!(full(1.0).send(request).await.header("x-should-retry"), "false");
+}
