@@ -2,6 +2,7 @@
 //!
 //! Prints medians, GMAC/s and the share of what the multiplying instructions do in registers, measured in the same run.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use whisper_native::random::{Random, RandomTensors};
@@ -140,7 +141,7 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
     ] {
         let (ms, least) = steps(weights, &mut team, &windows, batch, own)?;
         let kind = if own { "own" } else { "one" };
-        text += &format!("  {batch} {kind} {ms:.2} ({least:.2})");
+        write!(text, "  {batch} {kind} {ms:.2} ({least:.2})")?;
     }
     println!("    steps, ms by rows and windows:{text}");
     let mut logits = vec![0.0; shape.n_vocab];

@@ -231,8 +231,10 @@ pub(crate) fn step(
         common,
         count,
         padded,
-        capture: capture
-            .map(|capture| Captured { heads: capture.heads, out: Shared(capture.out.as_mut_ptr()) }),
+        capture: capture.map(|capture| Captured {
+            heads: capture.heads,
+            out: Shared(capture.out.as_mut_ptr()),
+        }),
     };
     step.embed();
     for (index, layer) in plan.decoder.iter().enumerate() {
@@ -266,7 +268,7 @@ impl Tables {
             let first = self.tokens.len();
             for (index, token) in row.tokens.iter().enumerate() {
                 self.tokens.push(Token {
-                    token: *token,
+                    id: *token,
                     position: before + index,
                     pages,
                 });

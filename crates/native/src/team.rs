@@ -152,7 +152,10 @@ impl Team {
     fn phase(&mut self, items: usize, work: &Work<'_>, stopped: &dyn Fn() -> bool) -> bool {
         let shared = &*self.shared;
         let work: *const Work<'_> = work;
-        #[allow(clippy::transmute_ptr_to_ptr, reason = "a cast may not lengthen the lifetime of a trait object")]
+        #[allow(
+            clippy::transmute_ptr_to_ptr,
+            reason = "a cast may not lengthen the lifetime of a trait object"
+        )]
         // SAFETY: only the lifetime changes. Nobody follows the pointer without an item of this phase, and this function
         // returns only after every item is done.
         let work: *const Work<'static> = unsafe { std::mem::transmute(work) };
