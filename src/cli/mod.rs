@@ -42,6 +42,9 @@ fn long_version() -> &'static str {
 struct Cli {
     #[command(flatten)]
     common: Common,
+    /// Print the terms of this program and of everything in it, then exit
+    #[arg(long, visible_alias = "licenses")]
+    licences: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -114,6 +117,11 @@ impl Common {
 /// Runs the program.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    if cli.licences {
+        say(include_str!("../../LICENSE"));
+        say(include_str!("../../THIRD-PARTY-NOTICES.txt"));
+        return ExitCode::SUCCESS;
+    }
     let command = cli.command.unwrap_or(Command::Serve);
     if let Command::Engine { devices } = command {
         return if devices {
