@@ -83,6 +83,16 @@ pub struct Metrics {
     pub fallbacks: Counter,
     /// Windows run again after their engine died.
     pub window_retries: Counter,
+    /// Windows that run alone because an engine ended with others in it.
+    pub window_suspects: Counter,
+    /// Windows found to end or hang the engine in which they were alone.
+    pub windows_charged: Counter,
+    /// Windows paused for the first window of somebody else.
+    pub preemptions: Counter,
+    /// Engines ended by somebody else: the out-of-memory killer, a signal.
+    pub outside_deaths: Counter,
+    /// Looks at GPUs that were given up.
+    pub gpu_probes: Counter,
     /// Windows whose shortened encoder context gave a doubtful result.
     pub full_context_retries: Counter,
     /// Segments that were dropped as repetition or invention.

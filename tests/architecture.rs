@@ -31,7 +31,10 @@ const ARROWS: [(&str, &[&str]); 21] = [
         "engine",
         &["audio", "languages", "metrics", "process", "transcript"],
     ),
-    ("serving", &["config", "engine", "metrics", "models"]),
+    (
+        "serving",
+        &["config", "engine", "metrics", "models", "transcript"],
+    ),
     (
         "schedule",
         &["audio", "engine", "metrics", "serving", "transcript"],

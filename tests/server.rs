@@ -249,9 +249,7 @@ fn a_window_that_always_hangs_ends_as_an_error_not_as_a_wait() {
 
 #[test]
 fn an_engine_that_cannot_start_is_told_by_health_and_by_a_503() {
-    let mut server = scripted(&json!({ "action": "refuse_start" }), "")
-        .unready()
-        .start();
+    let mut server = scripted(&json!({ "start": "refuse" }), "").unready().start();
     server.wait_until("the reason is known", MINUTE, |s| {
         s.json("/health")["status"] == "unavailable"
     });

@@ -14,7 +14,8 @@ pub(super) async fn run(common: &Common, json: bool) -> anyhow::Result<ExitCode>
     // A diagnosis changes nothing: a model that is not there is not fetched.
     loaded.config.whisper.auto_download = false;
     let app = App::new(&loaded)?;
-    app.load(Arc::new(Silent)).await;
+    app.load(Arc::new(Silent), &tokio_util::sync::CancellationToken::new())
+        .await;
     let report = app.status.gpu_report(app.locale).await;
     let (_, health) = app.status.health();
     app.jobs.registry().stop();

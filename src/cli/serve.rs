@@ -51,10 +51,10 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
     });
 
     let loading = {
-        let app = app.clone();
+        let (app, stop) = (app.clone(), stop.clone());
         tokio::spawn(async move {
             let shown = Arc::new(Shown::new());
-            app.load(shown.clone()).await;
+            app.load(shown.clone(), &stop).await;
             shown.finish();
             let report = app.status.gpu_report(app.locale).await;
             let (ready, health) = app.status.health();
@@ -74,6 +74,8 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
             }
         })
     };
+    #[cfg(unix)]
+    tokio::spawn(probe_gpus_on_hangup(app.clone()));
     say(&format!(
         "{} http://{address}",
         app.locale.pick("Listening on", "待ち受け中:")
@@ -137,6 +139,18 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
             sample.unwrap_or("recording.wav")
         ),
     ]
+}
+
+/// SIGHUP: a driver was repaired, and its GPU is to be tried now.
+#[cfg(unix)]
+async fn probe_gpus_on_hangup(app: App) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        app.jobs.registry().probe_gpus();
+    }
 }
 
 #[cfg(unix)]

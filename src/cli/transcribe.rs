@@ -64,7 +64,8 @@ pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
         bail!("the prompt must not contain a NUL character");
     }
     let shown = Arc::new(Shown::new());
-    app.load(shown.clone()).await;
+    app.load(shown.clone(), &tokio_util::sync::CancellationToken::new())
+        .await;
     shown.finish();
 
     let options = TranscribeOptions {

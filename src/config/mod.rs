@@ -45,6 +45,8 @@ pub struct ServerConfig {
     pub max_file_size_mb: u64,
     /// Seconds that running requests get to finish after SIGTERM or Ctrl-C.
     pub shutdown_grace_seconds: u64,
+    /// Seconds that a request waits without progress after its engine failed, before it is answered with 503.
+    pub request_deadline_seconds: u64,
     /// Seconds without a byte of body after which an upload is given up (408).
     pub body_idle_timeout_seconds: u64,
     /// Refuse unknown `api-version` values as the service does.
@@ -94,6 +96,9 @@ pub struct WhisperConfig {
     pub short_context: Switch,
     /// Unload a model's engine after so many idle seconds; 0 keeps it.
     pub idle_unload_seconds: u64,
+    /// MiB that models on the processor may take together; the one used least recently goes first. `auto` takes four
+    /// fifths of the memory that is free at the start.
+    pub max_loaded_mb: Count,
 }
 
 /// Which GPUs to use.
@@ -258,6 +263,7 @@ impl Default for ServerConfig {
             api_keys: Vec::new(),
             max_file_size_mb: 2048,
             shutdown_grace_seconds: 30,
+            request_deadline_seconds: 3600,
             body_idle_timeout_seconds: 30,
             strict_api_version: false,
             strict_deployments: false,
@@ -280,6 +286,7 @@ impl Default for WhisperConfig {
             beam_size: 1,
             short_context: Switch::Auto,
             idle_unload_seconds: 0,
+            max_loaded_mb: Count::Auto,
         }
     }
 }

@@ -1,5 +1,14 @@
 //! Why a window has no transcript.
 
+/// Who ended an engine's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeathCause {
+    /// It ended of itself: an abort, a fault, an exit. A window may be to blame.
+    Own,
+    /// Somebody else ended it: the server, the system's out-of-memory killer, a signal. No window is to blame.
+    Outside,
+}
+
 /// Causes that the scheduler treats differently.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EngineError {
@@ -8,6 +17,10 @@ pub enum EngineError {
     Died {
         /// Exit code or signal in words.
         status: String,
+        /// Who ended it.
+        cause: DeathCause,
+        /// Windows it had taken and not answered.
+        in_flight: usize,
         /// Its last error lines.
         log: Vec<String>,
     },
@@ -32,12 +45,41 @@ pub enum EngineError {
     /// Nobody waits for the result.
     #[error("cancelled")]
     Cancelled,
+    /// The request made no progress for longer than `server.request_deadline_seconds` after its engine had failed.
+    #[error("the engine did not come back within {seconds:.0} s")]
+    Deadline {
+        /// Seconds waited.
+        seconds: f64,
+    },
     /// No engine can be had at all.
     #[error("{reason}")]
     Unavailable {
         /// One sentence.
         reason: String,
     },
+}
+
+impl EngineError {
+    /// Ended by somebody else, before it said anything about a window.
+    pub fn outside(status: &str) -> Self {
+        Self::Died {
+            status: status.to_owned(),
+            cause: DeathCause::Outside,
+            in_flight: 0,
+            log: Vec::new(),
+        }
+    }
+
+    /// True when no window and no driver is to blame.
+    pub fn is_outside(&self) -> bool {
+        matches!(
+            self,
+            Self::Died {
+                cause: DeathCause::Outside,
+                ..
+            }
+        )
+    }
 }
 
 fn log_tail(log: &[String]) -> String {

@@ -23,21 +23,6 @@ pub struct EngineSpec {
     pub max_decoders: u32,
     /// Threads for the warm-up.
     pub threads: u32,
-    /// Scripted engine for tests of rare states; `None` runs whisper.cpp.
-    #[serde(default)]
-    pub script: Option<PathBuf>,
-}
-
-/// How a window stands to the others of its engine.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
-    /// It neither waits for others nor makes them wait.
-    #[default]
-    Usual,
-    /// It waits between two decoder steps while a guest runs.
-    GivesWay,
-    /// It runs beside as many windows as there are cores; one of those that give way waits for it.
-    Guest,
 }
 
 /// From the server to an engine.
@@ -51,16 +36,33 @@ pub enum ToEngine {
         id: u64,
         /// Cores this run may use.
         threads: u32,
-        /// How it stands to the others.
-        standing: Standing,
         /// What to do.
         options: DecodeOptions,
     },
-    /// Nobody waits for this window any more.
+    /// Nobody waits for this window any more. It is answered all the same: until then its slot and cores are taken.
     Cancel {
         /// As in `Window`.
         id: u64,
     },
+    /// The window waits at its next step: another one has its cores.
+    Pause {
+        /// As in `Window`.
+        id: u64,
+    },
+    /// The window goes on.
+    Resume {
+        /// As in `Window`.
+        id: u64,
+    },
+    /// The window may use so many cores from its next step on; it is answered by `FromEngine::Threads`.
+    Threads {
+        /// As in `Window`.
+        id: u64,
+        /// Cores.
+        threads: u32,
+    },
+    /// Are you there? Answered by a thread that runs no windows.
+    Ping,
 }
 
 /// From an engine to the server.
@@ -73,6 +75,20 @@ pub enum FromEngine {
         /// One sentence.
         reason: String,
     },
+    /// A slot has taken the window: its time begins.
+    Started {
+        /// As in `Window`.
+        id: u64,
+    },
+    /// The window uses so many cores now.
+    Threads {
+        /// As in `Window`.
+        id: u64,
+        /// Cores.
+        threads: u32,
+    },
+    /// The process lives, whatever its windows do.
+    Pong,
     /// A window's result.
     Done {
         /// As in `Window`.
@@ -193,6 +209,9 @@ pub struct DeviceReport {
     pub flash_attention: bool,
     /// Windows it runs side by side.
     pub slots: usize,
+    /// Windows that share one core, for engines that run several in one batch; 0 and 1 are the same.
+    #[serde(default)]
+    pub windows_per_core: usize,
     /// Process id of the engine.
     pub pid: u32,
 }

@@ -5,7 +5,6 @@
 //! [`child`] the engine's. Only [`whisper`] names `whisper_rs`.
 
 pub mod child;
-mod courtesy;
 #[cfg(feature = "whisper")]
 mod decode;
 pub mod error;
@@ -13,17 +12,22 @@ pub mod error;
 mod gpu_libraries;
 #[cfg(feature = "whisper")]
 mod guard;
+mod handle;
 pub mod message;
-#[cfg(feature = "whisper")]
-mod pace;
+pub mod preemption;
 pub mod process;
+#[cfg(unix)]
+mod signals;
+#[cfg(feature = "whisper")]
+mod thread_tuner;
 #[cfg(feature = "whisper")]
 mod whisper;
 #[cfg(feature = "whisper")]
 mod window;
 
-pub use error::EngineError;
-pub use message::{DecodeOptions, DeviceReport, EngineSpec, Standing};
+pub use error::{DeathCause, EngineError};
+pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
+pub use message::{DecodeOptions, DeviceReport, EngineSpec};
 
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
 pub fn patches() -> Option<&'static str> {

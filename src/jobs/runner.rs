@@ -16,9 +16,8 @@ use crate::config::{Config, FfmpegSetting, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
-use crate::schedule::{RequestId, Scheduler, WindowTask};
-use crate::serving::registry::Registry;
-use crate::serving::{Model, ModelInfo, ServingError};
+use crate::schedule::{Deadline, PriorityClass, RequestId, Scheduler, WindowTask};
+use crate::serving::{Lease, ModelInfo, Registry, ServingError};
 use crate::speech::{Window, WindowerOptions};
 use crate::transcript::{Assembler, Place, Segment, Transcript};
 
@@ -128,7 +127,7 @@ impl JobRunner for Jobs {
     }
 
     fn resolve(&self, name: &str) -> Result<String, ServingError> {
-        self.inner.registry.resolve(name)
+        self.inner.registry.lookup(name)
     }
 
     fn start(&self, audio: UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle {
@@ -183,7 +182,7 @@ impl Inner {
             Err(
                 JobError::Audio(AudioError::Io(_))
                 | JobError::Failed { .. }
-                | JobError::Serving(ServingError::Unavailable { .. }),
+                | JobError::Serving(ServingError::Unavailable { .. } | ServingError::Fetching { .. }),
             ) => {
                 self.metrics.failed.add(1);
             }
@@ -207,8 +206,9 @@ impl Inner {
             .acquire_owned()
             .await
             .map_err(|_| JobError::Cancelled)?;
-        let model = self.registry.ready_model(&options.deployment).await?;
-        let gpu = model.reports().first().is_some_and(|r| r.gpu);
+        let lease = self.registry.resolve(&options.deployment).await?;
+        lease.ready().await?;
+        let gpu = lease.model().reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.transcription_starts(gpu));
         let began = Instant::now();
 
@@ -228,7 +228,7 @@ impl Inner {
         let span = tracing::Span::current();
         let decoding = tokio::task::spawn_blocking(move || span.in_scope(|| decoder.run(audio, &send)));
 
-        let mut request = Request::new(&self, model, options);
+        let mut request = Request::new(&self, lease, options);
         let result = request.consume(cuts, events).await;
         // The decoder's own error comes first: the channel's end is only its shadow.
         let decoded = decoding.await.unwrap_or_else(|panic| {
@@ -237,14 +237,11 @@ impl Inner {
                 detail: panic.to_string(),
             })
         });
-        if !matches!(
-            result,
-            Err(JobError::Failed { .. } | JobError::Serving(ServingError::Unavailable { .. }))
-        ) {
+        if !matches!(result, Err(JobError::Failed { .. } | JobError::Serving(_))) {
             decoded?;
         }
         let transcript = result?;
-        let gpu = request.model.reports().first().is_some_and(|r| r.gpu);
+        let gpu = request.lease.model().reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.inference_time(began.elapsed(), gpu));
         Ok(transcript)
     }
@@ -269,16 +266,17 @@ impl Inner {
 /// One request's windows on their way through the engine.
 struct Request<'j> {
     jobs: &'j Inner,
-    model: Arc<Model>,
+    lease: Lease,
     options: TranscribeOptions,
     id: RequestId,
+    deadline: Deadline,
     language: Option<String>,
     assemblers: Vec<Assembler>,
     segments: Vec<Segment>,
 }
 
 impl<'j> Request<'j> {
-    fn new(jobs: &'j Inner, model: Arc<Model>, options: TranscribeOptions) -> Self {
+    fn new(jobs: &'j Inner, lease: Lease, options: TranscribeOptions) -> Self {
         let configured = match jobs.config.whisper.language.as_str() {
             "auto" => None,
             code => Some(code.to_owned()),
@@ -288,9 +286,10 @@ impl<'j> Request<'j> {
         let language = options.language.clone().or(configured);
         Self {
             jobs,
-            model,
+            lease,
             options,
             id: RequestId::next(),
+            deadline: Deadline::new(Duration::from_secs(jobs.config.server.request_deadline_seconds)),
             language,
             assemblers: Vec::new(),
             segments: Vec::new(),
@@ -317,9 +316,10 @@ impl<'j> Request<'j> {
                         let place = place(&window, channel, channels, self.options.vad.unwrap_or(self.jobs.config.speech.vad));
                         let task = WindowTask {
                             request: self.id,
-                            batch: self.options.batch,
+                            class: if self.options.batch { PriorityClass::Batch } else { PriorityClass::Interactive },
                             first: std::mem::take(&mut first),
-                            model: self.model.clone(),
+                            lease: self.lease.clone(),
+                            deadline: self.deadline.clone(),
                             options: self.decode_options(),
                             samples: window.samples,
                         };
@@ -362,7 +362,7 @@ impl<'j> Request<'j> {
     }
 
     fn language_open(&self) -> bool {
-        self.language.is_none() && self.model.reports().first().is_none_or(|r| r.multilingual)
+        self.language.is_none() && self.lease.multilingual()
     }
 
     fn assemble(
@@ -384,7 +384,7 @@ impl<'j> Request<'j> {
 
     fn decode_options(&self) -> DecodeOptions {
         let whisper = &self.jobs.config.whisper;
-        let gpu = self.model.reports().first().is_some_and(|r| r.gpu);
+        let gpu = self.lease.model().reports().first().is_some_and(|r| r.gpu);
         DecodeOptions {
             task: self.options.task,
             language: self.language.clone(),
@@ -420,6 +420,7 @@ fn engine_error(error: EngineError) -> JobError {
         EngineError::Unavailable { reason } | EngineError::StartFailed { reason } => {
             ServingError::Unavailable { reason }.into()
         }
+        late @ EngineError::Deadline { .. } => ServingError::unavailable(late.to_string()).into(),
         other => JobError::Failed {
             detail: other.to_string(),
         },

@@ -1,77 +1,44 @@
 //! Which window runs when, where, and on how many cores.
 //!
-//! One core budget for the whole process: ggml's threads meet at a barrier after every step, so one thread more
-//! than there are cores makes all of them many times slower. A lone window may take every core; as soon as
-//! windows wait, each runs on one thread, side by side. Round robin goes over requests, not over windows, so
-//! that a long file never holds up a short clip for longer than the windows already running. The first window of a
-//! request need not wait even for those: it runs as a guest, and a window of a longer recording stops for it at its
-//! next decoder step (`engine/courtesy.rs`).
+//! Round robin goes over requests, not over windows, so that a long file never holds up a short clip for longer than the
+//! windows already running, and class by class ([`PriorityClass`]). [`dispatch`] decides, [`blame`] says what becomes of a
+//! window whose engine ended; this file carries both out.
 
+mod blame;
 mod class;
+mod dispatch;
 mod queue;
+mod task;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+/// What [`dispatch`] is made of: a test swaps it for a model checker's.
+mod sync {
+    pub(super) use crate::serving::{Need, Offer};
+    pub(super) use std::sync::{Mutex, MutexGuard, PoisonError};
+    pub(super) use tokio::time::Instant;
+}
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 pub use class::PriorityClass;
-use queue::Queue;
+pub use queue::RequestId;
+pub use task::{Deadline, WindowTask};
+
+use blame::{Finding, History, Verdict};
+use dispatch::{Action, Dispatcher, Job, Key, Remote, Shape};
 
 use crate::audio::SAMPLE_RATE_HZ;
-use crate::engine::{DecodeOptions, EngineError, Standing};
+use crate::engine::{DecodeOptions, EngineError, WindowEvent, WindowRemote};
 use crate::metrics::Metrics;
-use crate::serving::model::{Model, Place, SeatGuard};
+use crate::serving::{EngineSlot, Lease, ModelState, Need, Offer};
 use crate::transcript::WindowTranscript;
 
-/// Runs of one window at most: its engine may die under it twice without its being at fault.
-const MAX_ATTEMPTS: u32 = 3;
 /// Before anything was measured, a window gets so many times the minimum (a large model on a slow processor).
 const UNMEASURED_FACTOR: u32 = 8;
-
-/// Numbers requests for fairness.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestId(u64);
-
-impl RequestId {
-    /// A number nobody has.
-    pub fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// One window to run.
-#[derive(Debug)]
-pub struct WindowTask {
-    /// Whose it is.
-    pub request: RequestId,
-    /// Waits behind interactive requests when true.
-    pub batch: bool,
-    /// The first window of its request: somebody waits for the first words.
-    pub first: bool,
-    /// Which model.
-    pub model: Arc<Model>,
-    /// Mono samples at 16 kHz.
-    pub samples: Vec<f32>,
-    /// How to decode them.
-    pub options: DecodeOptions,
-}
-
-/// How a window runs.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    threads: usize,
-    standing: Standing,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    task: WindowTask,
-    attempts: u32,
-    reply: oneshot::Sender<Result<WindowTranscript, EngineError>>,
-}
 
 /// When a window counts as hung.
 #[derive(Debug, Clone, Copy)]
@@ -90,32 +57,103 @@ pub struct Scheduler {
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue<Waiting>>,
-    cores: usize,
+    dispatcher: Dispatcher<Waiting>,
     watchdog: Watchdog,
     metrics: Arc<Metrics>,
 }
 
-impl Queue<Waiting> {
-    fn begin(&mut self, run: Run) {
-        match run.standing {
-            Standing::Usual => self.use_cores(run.threads),
-            Standing::GivesWay => {
-                self.use_cores(run.threads);
-                self.giving_way += 1;
-            }
-            Standing::Guest => self.guests += 1,
-        }
+/// A window on its way, and what has happened to it.
+#[derive(Debug)]
+struct Waiting {
+    request: RequestId,
+    class: PriorityClass,
+    first: bool,
+    lease: Lease,
+    samples: Arc<Vec<f32>>,
+    options: DecodeOptions,
+    deadline: Deadline,
+    history: History,
+    /// As the one who waits sees it.
+    troubled: Arc<AtomicBool>,
+    reply: oneshot::Sender<Result<WindowTranscript, EngineError>>,
+}
+
+impl Waiting {
+    fn seconds(&self) -> f64 {
+        self.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ)
+    }
+}
+
+impl Job for Waiting {
+    type Slot = EngineSlot;
+    type Remote = WindowRemote;
+
+    fn request(&self) -> RequestId {
+        self.request
     }
 
-    fn end(&mut self, run: Run) {
-        match run.standing {
-            Standing::Usual => self.release_cores(run.threads),
-            Standing::GivesWay => {
-                self.release_cores(run.threads);
-                self.giving_way -= 1;
-            }
-            Standing::Guest => self.guests -= 1,
+    fn class(&self) -> PriorityClass {
+        self.class
+    }
+
+    fn first(&self) -> bool {
+        self.first
+    }
+
+    fn abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn model(&self) -> usize {
+        Arc::as_ptr(self.lease.model()) as usize
+    }
+
+    fn runs_alone(&self) -> bool {
+        self.history.runs_alone()
+    }
+
+    fn need(&self, others_wait: bool) -> Need {
+        self.history.need(others_wait)
+    }
+
+    fn offer(&self, need: Need) -> Offer<EngineSlot> {
+        self.lease.model().offer(need)
+    }
+
+    fn free_slots(&self) -> usize {
+        self.lease.model().free_slots()
+    }
+
+    fn shape(slot: &EngineSlot) -> Shape {
+        Shape {
+            gpu: slot.is_gpu(),
+            windows_per_core: slot.windows_per_core(),
+        }
+    }
+}
+
+impl Remote for WindowRemote {
+    fn pause(&self) {
+        self.pause();
+    }
+
+    fn resume(&self) {
+        self.resume();
+    }
+
+    fn set_threads(&self, threads: usize) {
+        self.set_threads(threads);
+    }
+}
+
+/// Takes a window out of the queue when nobody waits for it any more.
+struct Leaving<'s>(&'s Scheduler);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        // Without a runtime nothing runs any more, and the queue goes with the scheduler.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.0.pump();
         }
     }
 }
@@ -124,8 +162,7 @@ impl Scheduler {
     /// `cores` is the budget that all running windows share.
     pub fn new(cores: usize, watchdog: Watchdog, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
-            queue: Mutex::new(Queue::new()),
-            cores: cores.max(1),
+            dispatcher: Dispatcher::new(cores),
             watchdog,
             metrics,
         };
@@ -136,186 +173,212 @@ impl Scheduler {
 
     /// The core budget.
     pub fn cores(&self) -> usize {
-        self.shared.cores
+        self.shared.dispatcher.cores()
     }
 
     /// Windows waiting now.
     pub fn waiting(&self) -> usize {
-        self.lock().len()
+        self.shared.dispatcher.waiting()
     }
 
-    /// Runs a window when its turn comes.
+    /// Runs a window when its turn comes. An engine that ends or restarts is waited for.
     ///
     /// # Errors
     ///
-    /// `Died` or `Hung` after the last attempt, `Window` as the engine says, `Unavailable` when the model's
-    /// engines are broken.
+    /// `Died` or `Hung` when the window is to blame for it, `Window` as the engine says, `Unavailable` when the model's
+    /// engines cannot be started, `Deadline` when something failed and nothing came back in time.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future takes the window out of the queue, or stops its run.
     pub async fn run(&self, task: WindowTask) -> Result<WindowTranscript, EngineError> {
-        let (reply, result) = oneshot::channel();
-        let mut seats_changed = task.model.changes();
-        self.lock().push(
-            task.request,
-            task.batch,
-            Waiting {
-                task,
-                attempts: 0,
-                reply,
-            },
-        );
+        let model = task.lease.model().clone();
+        let mut changes = model.changes();
+        let deadline = task.deadline.clone();
+        let troubled = Arc::new(AtomicBool::new(false));
+        // Declared before the receiver: dropped after it, when the queue can see that nobody waits.
+        let leaving = Leaving(self);
+        let (reply, mut result) = oneshot::channel();
+        self.shared.dispatcher.push(Waiting {
+            request: task.request,
+            class: task.class,
+            first: task.first,
+            lease: task.lease,
+            samples: Arc::new(task.samples),
+            options: task.options,
+            deadline: task.deadline,
+            history: History::default(),
+            troubled: troubled.clone(),
+            reply,
+        });
         self.pump();
-        let mut result = result;
+        let mut until = deadline.at();
         loop {
             tokio::select! {
                 outcome = &mut result => {
+                    std::mem::forget(leaving);
                     return outcome.unwrap_or(Err(EngineError::Cancelled));
                 }
                 // An engine became ready or broken: somebody may run, or must be told that nobody will.
-                () = seats_changed.changed() => self.pump(),
+                Ok(()) = changes.changed() => self.pump(),
+                () = tokio::time::sleep_until(until) => {
+                    let over = deadline.at() <= Instant::now();
+                    let failing = troubled.load(Ordering::Relaxed) || model.state() != ModelState::Ready;
+                    if over && failing {
+                        return Err(EngineError::Deadline { seconds: deadline.limit().as_secs_f64() });
+                    }
+                    // Behind others in the queue, or there was progress.
+                    until = if over { Instant::now() + deadline.limit() } else { deadline.at() };
+                }
             }
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue<Waiting>> {
-        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts whatever may run now.
     fn pump(&self) {
-        let mut queue = self.lock();
-        queue.retain(|waiting| !waiting.reply.is_closed());
-        loop {
-            let free = self.shared.cores.saturating_sub(queue.used_cores());
-            if free == 0 {
-                self.start_guest(&mut queue);
-                break;
-            }
-            let mut refused = None;
-            let next = queue.take_next(|waiting| match waiting.task.model.place() {
-                Place::Free(_) => true,
-                Place::None { reason } => {
-                    refused = Some(reason);
-                    true
+        let dispatcher = &self.shared.dispatcher;
+        for action in dispatcher.pump() {
+            match action {
+                Action::Start {
+                    job,
+                    slot,
+                    threads,
+                    key,
+                } => {
+                    let scheduler = self.clone();
+                    tokio::spawn(async move { scheduler.execute(job, slot, threads, key).await });
                 }
-                Place::Wait => false,
-            });
-            let Some(waiting) = next else { break };
-            if let Some(reason) = refused {
-                let _ = waiting.reply.send(Err(EngineError::Unavailable { reason }));
-                continue;
+                Action::Refuse { job, reason } => {
+                    let _ = job.reply.send(Err(EngineError::Unavailable { reason }));
+                }
             }
-            // The lock is held, so nobody took the seat in between; if its engine died just now, wait.
-            let Place::Free(seat) = waiting.task.model.place() else {
-                queue.push_front(waiting.task.request, waiting.task.batch, waiting);
-                break;
-            };
-            let others = queue.any(|w| matches!(w.task.model.place(), Place::Free(_)));
-            let run = Run {
-                threads: if seat.is_gpu() || others { 1 } else { free },
-                standing: if waiting.task.first || seat.is_gpu() {
-                    Standing::Usual
-                } else {
-                    Standing::GivesWay
-                },
-            };
-            self.launch(&mut queue, waiting, seat, run);
         }
-        self.shared
-            .metrics
+        let metrics = &self.shared.metrics;
+        let waiting = dispatcher.waiting() as i64;
+        metrics
             .windows_waiting
-            .add(queue.len() as i64 - self.shared.metrics.windows_waiting.value());
+            .add(waiting - metrics.windows_waiting.value());
+        let preempted = dispatcher.preemptions();
+        metrics
+            .preemptions
+            .add(preempted.saturating_sub(metrics.preemptions.value()));
     }
 
-    /// All cores are taken. Where one of the running windows gives way, a request's first window runs all the same.
-    fn start_guest(&self, queue: &mut Queue<Waiting>) {
-        if self.shared.cores < 2 || queue.guests > 0 || queue.giving_way == 0 {
-            return;
-        }
-        let mut seat = None;
-        let next = queue.take_next(|waiting| {
-            if waiting.task.first && !waiting.task.batch {
-                seat = waiting.task.model.place_guest();
-            }
-            seat.is_some()
-        });
-        if let (Some(waiting), Some(seat)) = (next, seat) {
-            let run = Run {
-                threads: 1,
-                standing: Standing::Guest,
-            };
-            self.launch(queue, waiting, seat, run);
-        }
-    }
-
-    fn launch(&self, queue: &mut Queue<Waiting>, waiting: Waiting, seat: SeatGuard, run: Run) {
-        queue.begin(run);
-        let scheduler = self.clone();
-        tokio::spawn(async move { scheduler.execute(waiting, seat, run).await });
-    }
-
-    async fn execute(&self, mut waiting: Waiting, seat: SeatGuard, run: Run) {
+    async fn execute(&self, mut waiting: Waiting, slot: EngineSlot, threads: usize, key: Key) {
         let metrics = &self.shared.metrics;
         metrics.windows_running.add(1);
-        let seconds = waiting.task.samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
-        let limit = self.limit(&seat, seconds);
-        let began = Instant::now();
-        let work = seat.engine().run(
-            &waiting.task.samples,
-            &waiting.task.options,
-            run.threads as u32,
-            run.standing,
-        );
-        let outcome = tokio::select! {
-            outcome = tokio::time::timeout(limit, work) => outcome,
-            () = waiting.reply.closed() => Ok(Err(EngineError::Cancelled)),
-        };
-        let outcome = outcome.unwrap_or_else(|_| {
-            metrics.watchdog_kills.add(1);
-            let error = EngineError::Hung {
-                seconds: limit.as_secs_f64(),
-            };
-            tracing::warn!(seconds, ?limit, "a window hangs; its engine is killed");
-            seat.engine().kill(&error);
-            Err(error)
-        });
+        let outcome = self.attend(&mut waiting, &slot, threads, key).await;
         metrics.windows_running.add(-1);
-        if let Ok(transcript) = &outcome {
-            seat.measured(began.elapsed().as_secs_f64() * run.threads as f64, seconds);
-            metrics.windows.add(1);
-            metrics
-                .inference_us
-                .add((f64::from(transcript.inference_seconds) * 1e6) as u64);
-            metrics.speech_us.add((seconds * 1e6) as u64);
-            metrics
-                .full_context_retries
-                .add(u64::from(transcript.full_context_retry));
+        let on_gpu = slot.is_gpu();
+        drop(slot);
+        self.shared.dispatcher.finish(key);
+        match outcome {
+            Ok(transcript) => {
+                metrics.windows.add(1);
+                metrics
+                    .inference_us
+                    .add((f64::from(transcript.inference_seconds) * 1e6) as u64);
+                metrics.speech_us.add((waiting.seconds() * 1e6) as u64);
+                metrics
+                    .full_context_retries
+                    .add(u64::from(transcript.full_context_retry));
+                waiting.deadline.progressed();
+                let _ = waiting.reply.send(Ok(transcript));
+            }
+            Err(error) => self.failed(waiting, error, on_gpu),
         }
-        drop(seat);
-
-        waiting.attempts += 1;
-        let allowed = match &outcome {
-            Err(EngineError::Died { .. }) => MAX_ATTEMPTS,
-            Err(EngineError::Hung { .. }) => 2,
-            _ => 0,
-        };
-        let again = waiting.attempts < allowed && !waiting.reply.is_closed();
-        let mut queue = self.lock();
-        queue.end(run);
-        if again {
-            metrics.window_retries.add(1);
-            queue.push_front(waiting.task.request, waiting.task.batch, waiting);
-        } else {
-            let _ = waiting.reply.send(outcome);
-        }
-        drop(queue);
         self.pump();
     }
 
-    fn limit(&self, seat: &SeatGuard, seconds: f64) -> Duration {
-        let Some(rate) = seat.seconds_per_second() else {
+    /// Runs the window again, or answers with the error.
+    fn failed(&self, mut waiting: Waiting, error: EngineError, on_gpu: bool) {
+        let metrics = &self.shared.metrics;
+        let finding = Finding::of(&error);
+        match finding {
+            Finding::Charged => metrics.windows_charged.add(1),
+            Finding::Suspected => metrics.window_suspects.add(1),
+            Finding::Interrupted | Finding::Final => {}
+        }
+        let verdict = waiting.history.judge(finding, on_gpu);
+        if verdict == Verdict::GiveUp || waiting.reply.is_closed() {
+            if finding == Finding::Charged {
+                tracing::error!(%error, "a window ended its engine again; its request is given up");
+            }
+            let _ = waiting.reply.send(Err(error));
+            return;
+        }
+        tracing::debug!(%error, ?finding, "a window runs again");
+        metrics.window_retries.add(1);
+        waiting
+            .troubled
+            .store(waiting.history.is_troubled(), Ordering::Relaxed);
+        self.shared.dispatcher.push_again(waiting);
+    }
+
+    /// From the engine's hand to its answer. The slot and the cores are the window's until the engine says that it has
+    /// ended, also when nobody wants it any more.
+    async fn attend(
+        &self,
+        waiting: &mut Waiting,
+        slot: &EngineSlot,
+        threads: usize,
+        key: Key,
+    ) -> Result<WindowTranscript, EngineError> {
+        let dispatcher = &self.shared.dispatcher;
+        let limit = self.limit(slot, waiting.seconds());
+        let mut window = slot.engine().submit(
+            waiting.samples.clone(),
+            waiting.options.clone(),
+            u32::try_from(threads).unwrap_or(u32::MAX),
+        );
+        let remote = window.remote();
+        dispatcher.started(key, remote.clone());
+        let mut began = Instant::now();
+        let mut started = false;
+        let mut cancelled = false;
+        // A window that waits for a slot in the engine is watched too, by the same measure.
+        let mut until = began + limit;
+        loop {
+            tokio::select! {
+                event = window.next() => match event {
+                    WindowEvent::Started => {
+                        started = true;
+                        began = Instant::now();
+                        until = began + limit;
+                    }
+                    WindowEvent::Threads(now) => {
+                        dispatcher.uses_threads(key, now);
+                        self.pump();
+                    }
+                    WindowEvent::Ended(Ok(transcript)) => {
+                        let (paused, _) = dispatcher.paused(key);
+                        let busy = began.elapsed().saturating_sub(paused);
+                        slot.completed(busy.as_secs_f64() * threads as f64, waiting.seconds());
+                        return Ok(transcript);
+                    }
+                    WindowEvent::Ended(Err(error)) => return Err(error),
+                },
+                () = waiting.reply.closed(), if !cancelled => {
+                    cancelled = true;
+                    remote.cancel();
+                }
+                () = tokio::time::sleep_until(until) => {
+                    let (paused, now) = dispatcher.paused(key);
+                    if now || began + limit + paused > Instant::now() {
+                        until = (began + limit + paused).max(Instant::now() + Duration::from_millis(100));
+                        continue;
+                    }
+                    self.shared.metrics.watchdog_kills.add(1);
+                    tracing::warn!(?limit, started, "a window hangs; its engine is ended");
+                    slot.engine().kill("another window in it hung");
+                    return Err(EngineError::Hung { seconds: limit.as_secs_f64() });
+                }
+            }
+        }
+    }
+
+    fn limit(&self, slot: &EngineSlot, seconds: f64) -> Duration {
+        let Some(rate) = slot.rate().value() else {
             return self.shared.watchdog.minimum * UNMEASURED_FACTOR;
         };
         let expected = rate * seconds.max(5.0) * self.shared.watchdog.factor;

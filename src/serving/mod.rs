@@ -1,12 +1,37 @@
 //! Which models live: names → model files → engines, their restarts and their moves between devices.
+//!
+//! [`registry`] gives leases to requests and decides which models stay in memory, [`model`] says where a window can run,
+//! [`replica`] keeps one engine on one device, [`isolation`] the engine that windows under suspicion have for themselves.
 
+mod default_model;
 pub mod error;
+mod isolation;
+pub mod lease;
+mod memory;
 pub mod model;
+mod offer;
+mod reference;
 pub mod registry;
-pub mod supervisor;
+pub mod replica;
+mod residency;
+mod slots;
+pub mod state;
 
+/// What [`residency`] and [`slots`] are made of: a test swaps it for a model checker's.
+mod sync {
+    pub(super) use std::sync::{Arc, Mutex, PoisonError};
+    pub(super) use tokio::time::Instant;
+}
+
+pub use default_model::DefaultModel;
 pub use error::ServingError;
+pub use lease::Lease;
+pub(crate) use model::EngineSlot;
 pub use model::Model;
+pub(crate) use offer::{Need, Offer};
+pub use registry::Registry;
+pub use replica::{EnginePlan, Fallback, Placement};
+pub use state::{Fetch, ModelState};
 
 /// A model as `/models` lists it.
 #[derive(Debug, Clone, serde::Serialize)]

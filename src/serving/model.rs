@@ -1,236 +1,308 @@
-//! One model's engines: a seat for each device, and which of them takes the next window.
+//! One model: its replicas, and which of them takes the next window.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 
-use super::supervisor::{EnginePlan, Fallback, Placement, Seat, SeatState};
-use crate::engine::DeviceReport;
-use crate::engine::process::EngineProcess;
+use super::isolation::Isolation;
+use super::offer::{Need, Offer};
+use super::replica::{EnginePlan, Fallback, Placement, Rate, ReadyEngine, Replica, ReplicaState, Shared};
+use super::residency::{Hold, Residence, Residency};
+use super::slots::SlotPermit;
+use super::{Lease, ModelState};
+use crate::engine::{DeviceReport, Engine};
 use crate::metrics::Metrics;
 
-/// How fast old measurements fade.
-const RATE_WEIGHT: f64 = 0.2;
+/// The engines of a model that is loaded.
+#[derive(Debug)]
+pub(crate) struct Engines {
+    replicas: Vec<Replica>,
+    isolation: Isolation,
+}
 
-/// A model that is served.
+pub(crate) type ModelHold = Hold<Engines>;
+
+/// A model that can be served, loaded or not.
 #[derive(Debug)]
 pub struct Model {
     /// Name it is shown under, for example `base-q8_0`.
     pub name: String,
     /// Its file.
-    pub file: std::path::PathBuf,
-    seats: Vec<Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    seat: Seat,
-    running: Arc<AtomicUsize>,
-    rate: Arc<Mutex<Option<f64>>>,
-}
-
-/// Where a window could run now.
-pub(crate) enum Place {
-    /// Here.
-    Free(SeatGuard),
-    /// Later.
-    Wait,
-    /// Not at all.
-    None {
-        /// One sentence.
-        reason: String,
-    },
+    pub file: PathBuf,
+    /// Whether it knows languages other than English, from its header.
+    pub multilingual: bool,
+    residency: Arc<Residency<Engines>>,
+    shared: Shared,
 }
 
 /// A slot in use; frees itself.
 #[derive(Debug)]
-pub(crate) struct SeatGuard {
-    engine: Arc<EngineProcess>,
-    running: Arc<AtomicUsize>,
-    rate: Arc<Mutex<Option<f64>>>,
+pub(crate) struct EngineSlot {
+    ready: ReadyEngine,
+    permit: SlotPermit,
 }
 
-impl SeatGuard {
-    pub(crate) fn engine(&self) -> &EngineProcess {
-        &self.engine
+impl EngineSlot {
+    pub(super) fn new(ready: ReadyEngine, permit: SlotPermit) -> Self {
+        Self { ready, permit }
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.ready.engine
     }
 
     pub(crate) fn is_gpu(&self) -> bool {
-        self.engine.report().gpu
+        self.ready.engine.report().gpu
     }
 
-    /// Core seconds spent for so many seconds of audio.
-    pub(crate) fn measured(&self, core_seconds: f64, audio_seconds: f64) {
-        let fresh = core_seconds / audio_seconds.max(1.0);
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        *rate = Some(rate.map_or(fresh, |old| old + RATE_WEIGHT * (fresh - old)));
+    /// Windows that share one core on this engine.
+    pub(crate) fn windows_per_core(&self) -> usize {
+        self.ready.engine.report().windows_per_core.max(1)
     }
 
-    pub(crate) fn seconds_per_second(&self) -> Option<f64> {
-        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The window was transcribed; core seconds spent for so many seconds of audio.
+    pub(crate) fn completed(&self, core_seconds: f64, audio_seconds: f64) {
+        self.permit.complete();
+        self.ready.rate.measured(core_seconds, audio_seconds);
     }
-}
 
-impl Drop for SeatGuard {
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Changes of any seat of a model.
-pub(crate) struct Changes(Vec<watch::Receiver<SeatState>>);
-
-impl Changes {
-    pub(crate) async fn changed(&mut self) {
-        let waits: Vec<_> = self.0.iter_mut().map(|r| Box::pin(r.changed())).collect();
-        if waits.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        let (result, _, _) = futures_util::future::select_all(waits).await;
-        if result.is_err() {
-            // Supervision has ended; nothing changes any more.
-            std::future::pending::<()>().await;
-        }
+    pub(crate) fn rate(&self) -> &Rate {
+        &self.ready.rate
     }
 }
 
 impl Model {
-    /// Starts an engine for each placement.
+    pub(super) fn new(name: String, file: PathBuf, multilingual: bool, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            file,
+            multilingual,
+            residency: Arc::default(),
+            shared: Shared::new(metrics),
+        })
+    }
+
+    /// A model with engines that were not chosen by a registry: for whoever brings their own.
     pub fn start(
         name: String,
         plan: &EnginePlan,
         placements: &[Placement],
         metrics: &Arc<Metrics>,
-    ) -> Arc<Self> {
-        let seats = placements
+    ) -> (Arc<Self>, Lease) {
+        let model = Self::new(name, plan.spec.model.clone(), true, metrics.clone());
+        let (hold, _) = model.residency.hold();
+        model.live(plan, placements);
+        let lease = Lease::new(model.clone(), hold);
+        (model, lease)
+    }
+
+    /// Starts an engine for each placement.
+    pub(super) fn live(&self, plan: &EnginePlan, placements: &[Placement]) {
+        let replicas = placements
             .iter()
-            .map(|placement| Entry {
-                seat: Seat::start(plan.clone(), *placement, metrics.clone()),
-                running: Arc::default(),
-                rate: Arc::default(),
-            })
+            .map(|placement| Replica::start(plan.clone(), *placement, self.shared.clone()))
             .collect();
-        let file = plan.spec.model.clone();
-        Arc::new(Self { name, file, seats })
+        let isolation = Isolation::new(plan.clone(), self.shared.clone());
+        self.residency.place(Engines { replicas, isolation });
+        self.shared.changed();
     }
 
-    pub(crate) fn changes(&self) -> Changes {
-        Changes(self.seats.iter().map(|e| e.seat.watch()).collect())
+    pub(super) fn hold(&self) -> (ModelHold, bool) {
+        self.residency.hold()
     }
 
-    /// The least loaded engine with a free slot; one on the CPU, after trouble with its GPU, only when all GPUs are
-    /// full. The caller serialises calls.
-    pub(crate) fn place(&self) -> Place {
-        self.place_beside(0)
+    pub(super) fn residency(&self) -> &Residency<Engines> {
+        &self.residency
     }
 
-    /// The engine on the processor whose slots are all taken, for one window more.
-    pub(crate) fn place_guest(&self) -> Option<SeatGuard> {
-        match self.place_beside(1) {
-            Place::Free(seat) if !seat.is_gpu() => Some(seat),
-            _ => None,
+    /// There is no room for it.
+    pub(super) fn refuse(&self, reason: String) {
+        self.residency.refuse(reason);
+        self.shared.changed();
+    }
+
+    /// Lets its engines go when nobody has held it for `idle`; true when it did.
+    pub(super) fn retire(&self, idle: std::time::Duration) -> bool {
+        let engines = self.residency.retire(idle);
+        let retired = engines.is_some();
+        drop(engines);
+        if retired {
+            self.shared.changed();
         }
+        retired
     }
 
-    fn place_beside(&self, more: usize) -> Place {
-        let mut best: Option<(&Entry, Arc<EngineProcess>, (bool, usize))> = None;
-        let mut pending = false;
-        let mut reason = String::from("the model is not loaded");
-        for entry in &self.seats {
-            match entry.seat.state() {
-                SeatState::Ready(engine) if !engine.is_gone() => {
-                    pending = true;
-                    let slots = engine.report().slots.max(1) + more;
-                    let running = entry.running.load(Ordering::Relaxed);
-                    let rank = (!engine.report().gpu, running);
-                    if running < slots && best.as_ref().is_none_or(|b| rank < b.2) {
-                        best = Some((entry, engine, rank));
-                    }
-                }
-                SeatState::Ready(_) | SeatState::Starting => pending = true,
-                SeatState::Broken { reason: why } => reason = why,
-                SeatState::Stopped => "the model was unloaded".clone_into(&mut reason),
+    /// Ends its engines, whoever holds it.
+    pub(super) fn evict(&self) {
+        drop(self.residency.evict());
+        self.shared.changed();
+    }
+
+    /// Tries GPUs on probation now.
+    pub(super) fn probe_now(&self) {
+        self.shared.probe_now.notify_waiters();
+    }
+
+    /// Changes of anything that [`Model::state`] or an offer depends on, from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// A slot for a window. Whoever asks serialises the calls.
+    pub(crate) fn offer(&self, need: Need) -> Offer<EngineSlot> {
+        self.residency.look(|residence| match residence {
+            Residence::Live(engines) => engines.offer(need),
+            Residence::Loading | Residence::Absent => Offer::Wait,
+            Residence::Refused(reason) => Offer::Broken(reason.clone()),
+        })
+    }
+
+    /// Windows that could begin now beside those that run.
+    pub(crate) fn free_slots(&self) -> usize {
+        self.ready_engines()
+            .iter()
+            .map(|ready| ready.slots.free(ready.engine.report().slots.max(1)))
+            .sum()
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> ModelState {
+        self.residency.look(|residence| match residence {
+            Residence::Absent => ModelState::Absent,
+            Residence::Loading => ModelState::Loading,
+            Residence::Refused(reason) => ModelState::Broken(reason.clone()),
+            Residence::Live(engines) => engines.state(),
+        })
+    }
+
+    /// Waits until a window can run or none ever will.
+    ///
+    /// # Errors
+    ///
+    /// Why no engine can be started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn settled(&self) -> Result<(), String> {
+        let mut changes = self.changes();
+        loop {
+            match self.state() {
+                ModelState::Ready => return Ok(()),
+                ModelState::Broken(reason) => return Err(reason),
+                _ => {}
             }
-        }
-        match best {
-            Some((entry, engine, _)) => {
-                entry.running.fetch_add(1, Ordering::Relaxed);
-                Place::Free(SeatGuard {
-                    engine,
-                    running: entry.running.clone(),
-                    rate: entry.rate.clone(),
-                })
+            if changes.changed().await.is_err() {
+                return Err(ModelState::Retiring.to_string());
             }
-            None if pending => Place::Wait,
-            None => Place::None { reason },
         }
     }
 
     /// Reports of the engines that are ready, GPUs first.
     pub fn reports(&self) -> Vec<DeviceReport> {
-        let mut reports: Vec<_> = self.seats.iter().filter_map(|e| e.seat.report()).collect();
+        let mut reports: Vec<_> = self
+            .ready_engines()
+            .iter()
+            .map(|ready| ready.engine.report().clone())
+            .collect();
         reports.sort_by_key(|r| !r.gpu);
         reports
     }
 
+    fn ready_engines(&self) -> Vec<ReadyEngine> {
+        self.residency.look(|residence| match residence {
+            Residence::Live(engines) => engines
+                .replicas
+                .iter()
+                .filter_map(|replica| replica.state().ready().cloned())
+                .collect(),
+            _ => Vec::new(),
+        })
+    }
+
     /// Moves between devices so far.
     pub fn fallbacks(&self) -> Vec<Fallback> {
-        self.seats.iter().flat_map(|e| e.seat.fallbacks()).collect()
+        let fallbacks = self.shared.fallbacks.lock();
+        fallbacks.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `Ok` when a window can be served now, else what is going on.
-    pub fn ready(&self) -> Result<(), String> {
-        let mut reason = None;
-        for entry in &self.seats {
-            match entry.seat.state() {
-                SeatState::Ready(engine) if !engine.is_gone() => return Ok(()),
-                SeatState::Ready(_) | SeatState::Starting => {
-                    reason.get_or_insert_with(|| "the model is loading".to_owned());
-                }
-                SeatState::Broken { reason: why } => reason = Some(why),
-                SeatState::Stopped => {}
-            }
-        }
-        Err(reason.unwrap_or_else(|| "the model is not loaded".to_owned()))
-    }
-
-    /// Waits until an engine is ready or all are broken.
-    pub async fn settled(&self) -> Result<(), String> {
-        loop {
-            let mut changes = self.changes();
-            match self.ready() {
-                Ok(()) => return Ok(()),
-                Err(reason) => {
-                    let starting = self
-                        .seats
-                        .iter()
-                        .any(|e| matches!(e.seat.state(), SeatState::Starting | SeatState::Ready(_)));
-                    if !starting {
-                        return Err(reason);
-                    }
-                }
-            }
-            changes.changed().await;
-        }
-    }
-
-    /// Windows running on it now.
+    /// Windows running on its engines now.
     pub fn running(&self) -> usize {
-        self.seats.iter().map(|e| e.running.load(Ordering::Relaxed)).sum()
+        self.ready_engines().iter().map(|ready| ready.slots.taken()).sum()
     }
 
     /// Seconds of one core for each second of audio, when measured.
     pub fn core_seconds_per_second(&self) -> Option<f64> {
-        self.seats
-            .iter()
-            .find_map(|e| *e.rate.lock().unwrap_or_else(PoisonError::into_inner))
+        self.ready_engines().iter().find_map(|ready| ready.rate.value())
+    }
+}
+
+impl Engines {
+    fn offer(&self, need: Need) -> Offer<EngineSlot> {
+        let states: Vec<ReplicaState> = self.replicas.iter().map(Replica::state).collect();
+        if need == Need::Isolated {
+            return match self.isolation.offer() {
+                // Without room for a second engine the first one has to do, by itself.
+                Offer::Broken(_) => Self::replicas(&states, Need::Exclusive { drain: true }),
+                offer => offer,
+            };
+        }
+        Self::replicas(&states, need)
     }
 
-    /// Ends its engines.
-    pub fn stop(&self) {
-        for entry in &self.seats {
-            entry.seat.stop();
+    /// The least loaded engine; one on the CPU, after trouble with its GPU, only when all GPUs are full.
+    fn replicas(states: &[ReplicaState], need: Need) -> Offer<EngineSlot> {
+        let mut ready: Vec<&ReadyEngine> = states.iter().filter_map(ReplicaState::ready).collect();
+        ready.sort_by_key(|one| (!one.engine.report().gpu, one.slots.taken()));
+        for one in ready {
+            let report = one.engine.report();
+            let slots = report.slots.max(1);
+            let permit = match need {
+                Need::Shared | Need::Isolated => one.slots.take(slots),
+                Need::Extra if report.gpu => None,
+                Need::Extra => one.slots.take(slots + 1),
+                Need::Exclusive { .. } => one.slots.take_alone(),
+            };
+            if let Some(permit) = permit {
+                return Offer::Slot(EngineSlot::new(one.clone(), permit));
+            }
         }
+        let broken = states.iter().find_map(|state| match state {
+            ReplicaState::Broken(reason) => Some(reason.clone()),
+            _ => None,
+        });
+        let waits = states.iter().any(|state| {
+            matches!(
+                state,
+                ReplicaState::Starting | ReplicaState::Ready(_) | ReplicaState::Restarting
+            )
+        });
+        match (broken, waits, need) {
+            (Some(reason), false, _) => Offer::Broken(reason),
+            (None, false, _) => Offer::Broken(ModelState::Retiring.to_string()),
+            (_, _, Need::Exclusive { drain: true }) => Offer::Drain,
+            _ => Offer::Wait,
+        }
+    }
+
+    fn state(&self) -> ModelState {
+        let states: Vec<ReplicaState> = self.replicas.iter().map(Replica::state).collect();
+        if states.iter().any(|state| state.ready().is_some()) {
+            return ModelState::Ready;
+        }
+        let mut out = ModelState::Retiring;
+        for state in states {
+            match state {
+                // An engine that has just ended is about to restart.
+                ReplicaState::Restarting | ReplicaState::Ready(_) => return ModelState::Restarting,
+                ReplicaState::Starting => out = ModelState::Loading,
+                ReplicaState::Broken(reason) if out != ModelState::Loading => {
+                    out = ModelState::Broken(reason);
+                }
+                ReplicaState::Broken(_) | ReplicaState::Stopped => {}
+            }
+        }
+        out
     }
 }

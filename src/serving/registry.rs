@@ -1,52 +1,44 @@
-//! Which model serves which name, and when its engines are started.
+//! Which model serves which name, when its engines are started, and which ones stay in memory.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::default_model::{DefaultModel, Found, Search, in_folder};
+use super::memory;
 use super::model::Model;
-use super::supervisor::{EnginePlan, Placement};
-use super::{ModelInfo, ServingError};
+use super::replica::{EnginePlan, Placement};
+use super::residency::Residence;
+use super::{Lease, ModelInfo, ModelState, ServingError};
 use crate::config::{Config, Count, GpuDevices, Switch};
 use crate::engine::EngineSpec;
 use crate::engine::message::GpuDevice;
 use crate::engine::process::{Launcher, NoGpu};
 use crate::metrics::Metrics;
-use crate::models::{Languages, Store};
+use crate::models::{Languages, Progress, Store};
 
 /// Most decoders a state is warmed for (openai-whisper `best_of`).
 const MAX_DECODERS: u32 = 5;
-/// More windows side by side than this never paid on one GPU.
-const MAX_GPU_SLOTS: usize = 8;
-
-/// What serves names that nobody knows.
-#[derive(Debug, Clone)]
-pub enum DefaultModel {
-    /// Being fetched or loaded.
-    Starting {
-        /// What is going on, for `/health`.
-        doing: String,
-    },
-    /// Started; its engines may still load.
-    Started {
-        /// The model.
-        model: Arc<Model>,
-        /// Why it is not the one asked for, when it is not.
-        instead: Option<String>,
-    },
-    /// None can be had.
-    Failed {
-        /// One sentence.
-        reason: String,
-    },
-}
+/// A model waits so long for memory that others hold before its requests are refused.
+const ROOM_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it looks meanwhile.
+const ROOM_LOOK: Duration = Duration::from_millis(250);
+/// What a GPU had free is asked anew after this long.
+const GPU_MEMORY_FRESH: Duration = Duration::from_secs(5);
+/// Clients whose model is being fetched are told to come back after this long.
+const FETCH_RETRY: Duration = Duration::from_secs(15);
 
 /// What is known of the GPUs.
 #[derive(Debug, Clone)]
 pub enum Gpus {
+    /// Nobody has looked yet.
+    Unknown,
     /// Not asked for, or not built for one.
     Off,
     /// Usable, in ggml's order.
@@ -59,43 +51,56 @@ pub enum Gpus {
 #[derive(Debug)]
 pub struct Registry {
     config: Arc<Config>,
+    /// The configuration's folder.
+    folder: PathBuf,
     store: Store,
     launcher: Launcher,
     cores: usize,
-    script: Option<PathBuf>,
     metrics: Arc<Metrics>,
     default: watch::Sender<DefaultModel>,
-    gpus: watch::Sender<Gpus>,
-    loaded: Mutex<HashMap<PathBuf, (Arc<Model>, Instant)>>,
-    /// Name → model name and file.
-    resolved: Mutex<HashMap<String, (String, PathBuf)>>,
+    gpus: watch::Sender<(Gpus, Instant)>,
+    /// By canonical path: one file is one model, whatever it is called.
+    models: Mutex<HashMap<PathBuf, Arc<Model>>>,
+    /// Name → model, so that a model in memory is found without looking at the disk.
+    names: Mutex<HashMap<String, Arc<Model>>>,
+    /// One load at a time decides about memory.
+    loading: tokio::sync::Mutex<()>,
+    /// Bytes that models on the processor may take.
+    bound: Option<u64>,
+    stopping: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Registry {
-    /// Nothing is loaded yet; see [`Registry::set_default`].
+    /// Nothing is loaded yet; see [`Registry::open_default`].
     pub fn new(
         config: Arc<Config>,
-        store: Store,
+        folder: PathBuf,
         launcher: Launcher,
         cores: usize,
-        script: Option<PathBuf>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let (default, _) = watch::channel(DefaultModel::Starting {
-            doing: "starting".to_owned(),
-        });
-        let (gpus, _) = watch::channel(Gpus::Off);
+        let bound = match config.whisper.max_loaded_mb {
+            Count::Auto => memory::automatic_bound(),
+            Count::Fixed(mebibytes) => Some((mebibytes as u64).saturating_mul(1 << 20)),
+        };
         Arc::new(Self {
+            store: Store::new(folder.join("models")),
             config,
-            store,
+            folder,
             launcher,
             cores,
-            script,
             metrics,
-            default,
-            gpus,
-            loaded: Mutex::default(),
-            resolved: Mutex::default(),
+            default: watch::channel(DefaultModel::Searching).0,
+            gpus: watch::channel((Gpus::Unknown, Instant::now())).0,
+            models: Mutex::default(),
+            names: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            bound,
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -109,6 +114,16 @@ impl Registry {
         self.default.borrow().clone()
     }
 
+    /// What the default model is doing.
+    pub fn default_state(&self) -> ModelState {
+        match self.default_model() {
+            DefaultModel::Searching => ModelState::Loading,
+            DefaultModel::Fetching(fetch) => ModelState::Fetching(fetch),
+            DefaultModel::Known { model, .. } => model.state(),
+            DefaultModel::Failed { reason } => ModelState::Broken(reason),
+        }
+    }
+
     /// Changes of [`Registry::default_model`].
     pub fn watch_default(&self) -> watch::Receiver<DefaultModel> {
         self.default.subscribe()
@@ -116,20 +131,66 @@ impl Registry {
 
     /// What is known of GPUs.
     pub fn gpus(&self) -> Gpus {
-        self.gpus.borrow().clone()
+        self.gpus.borrow().0.clone()
     }
 
-    /// Says what goes on before a model is there.
-    pub fn report_start(&self, state: DefaultModel) {
-        let _ = self.default.send_replace(state);
+    /// Looks for GPUs, finds or fetches the configured model, and waits until it serves or cannot.
+    /// Runs beside the server. Ends early when `stop` fires.
+    pub async fn open_default(
+        self: &Arc<Self>,
+        progress: Arc<dyn Progress + Send + Sync>,
+        stop: &CancellationToken,
+    ) {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let open = async {
+            self.find_gpus().await;
+            let (registry, flag) = (self.clone(), cancel.clone());
+            let search = tokio::task::spawn_blocking(move || {
+                let search = Search {
+                    config: &registry.config,
+                    folder: &registry.folder,
+                    store: &registry.store,
+                    progress: progress.as_ref(),
+                    state: &registry.default,
+                    cancel: flag,
+                };
+                search.run()
+            });
+            let found = search.await.unwrap_or_else(|panic| Err(panic.to_string()));
+            self.serve_default(found).await;
+        };
+        tokio::select! {
+            () = open => {}
+            () = stop.cancelled() => cancel.store(true, Ordering::Relaxed),
+        }
+    }
+
+    async fn serve_default(self: &Arc<Self>, found: Result<Found, String>) {
+        let found = match found {
+            Ok(found) => found,
+            Err(reason) => {
+                tracing::error!(%reason, "no model can be served");
+                self.default.send_replace(DefaultModel::Failed { reason });
+                return;
+            }
+        };
+        let model = self.model_of(&found.name, &found.path, found.multilingual);
+        let lease = self.lease(&model);
+        self.default.send_replace(DefaultModel::Known {
+            model,
+            instead: found.instead,
+        });
+        if let Err(error) = lease.ready().await {
+            tracing::error!(%error, "no engine could be started");
+        }
     }
 
     /// Looks for GPUs in a child process, when they are wanted and built in.
-    pub async fn find_gpus(&self) {
-        let wanted = self.config.whisper.enable_gpu && gpu_compiled() && self.script.is_none();
+    async fn find_gpus(&self) {
+        let wanted = self.config.whisper.enable_gpu && gpu_compiled();
         let found = if wanted {
             match self.launcher.list_gpus().await {
-                Ok(devices) => match self.chosen(devices) {
+                Ok(devices) => match choose(&self.config.whisper.gpu_devices, devices) {
                     Ok(devices) => Gpus::Found(devices),
                     Err(reason) => Gpus::Missing(NoGpu::because(reason)),
                 },
@@ -141,95 +202,242 @@ impl Registry {
         if let Gpus::Missing(NoGpu { reason, .. }) = &found {
             tracing::warn!(%reason, "no GPU; the CPU serves");
         }
-        let _ = self.gpus.send_replace(found);
+        let _ = self.gpus.send_replace((found, Instant::now()));
     }
 
-    fn chosen(&self, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>, String> {
-        choose(&self.config.whisper.gpu_devices, devices)
+    /// The one model of a file.
+    fn model_of(&self, name: &str, file: &Path, multilingual: bool) -> Arc<Model> {
+        let key = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        lock(&self.models)
+            .entry(key)
+            .or_insert_with_key(|key| {
+                Model::new(name.to_owned(), key.clone(), multilingual, self.metrics.clone())
+            })
+            .clone()
     }
 
-    /// Starts (or finds) the engines of a file.
-    pub fn load(&self, name: &str, file: &Path) -> Arc<Model> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((model, used)) = loaded.get_mut(file) {
-            *used = Instant::now();
-            return model.clone();
+    /// A hold on the model; whoever finds it unloaded begins to load it.
+    fn lease(self: &Arc<Self>, model: &Arc<Model>) -> Lease {
+        let (hold, load) = model.hold();
+        if load {
+            let (registry, model) = (self.clone(), model.clone());
+            tokio::spawn(async move { registry.load(&model).await });
         }
-        let weights = std::fs::metadata(file).map_or(0, |m| m.len());
-        let cpu_slots = self
-            .config
-            .performance
-            .slots
-            .or(self.cores)
-            .clamp(1, self.cores.max(1));
-        let (placements, gpu_slots) = match self.gpus() {
-            Gpus::Found(devices) => {
-                let least = devices.iter().map(|d| d.memory_free_bytes).min().unwrap_or(0);
-                let slots = match self.config.performance.slots {
-                    Count::Fixed(n) => n,
-                    Count::Auto => gpu_slots(least, weights),
-                };
-                (devices.iter().map(|d| Placement::Gpu(d.number)).collect(), slots)
-            }
-            Gpus::Off | Gpus::Missing(_) => (vec![Placement::Cpu], cpu_slots),
+        Lease::new(model.clone(), hold)
+    }
+
+    /// Makes room and starts the engines.
+    async fn load(&self, model: &Arc<Model>) {
+        let mut known = self.gpus.subscribe();
+        if known
+            .wait_for(|(gpus, _)| !matches!(gpus, Gpus::Unknown))
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let _turn = self.loading.lock().await;
+        let weights = std::fs::metadata(&model.file).map_or(0, |m| m.len());
+        let room = match self.gpus() {
+            Gpus::Found(devices) => self.room_on_gpus(devices, weights).await,
+            _ => self.room_in_memory(model, weights).await.map(|()| self.on_cpu()),
         };
+        if self.stopping.load(Ordering::Relaxed) {
+            return model.refuse("the server is stopping".to_owned());
+        }
+        match room {
+            Ok((placements, slots)) => model.live(&self.plan(model, slots), &placements),
+            Err(reason) => {
+                tracing::warn!(model = %model.name, %reason, "not loaded");
+                model.refuse(reason);
+            }
+        }
+    }
+
+    fn cpu_slots(&self) -> usize {
+        let slots = self.config.performance.slots.or(self.cores);
+        slots.clamp(1, self.cores.max(1))
+    }
+
+    fn on_cpu(&self) -> (Vec<Placement>, usize) {
+        (vec![Placement::Cpu], self.cpu_slots())
+    }
+
+    fn plan(&self, model: &Model, gpu_slots: usize) -> EnginePlan {
         let flash = self.config.whisper.flash_attention;
-        let plan = EnginePlan {
+        EnginePlan {
             spec: EngineSpec {
-                model: file.to_owned(),
+                model: model.file.clone(),
                 gpu_device: None,
                 slots: gpu_slots,
                 flash_attention: flash != Switch::Off,
                 max_decoders: MAX_DECODERS.max(self.config.whisper.beam_size),
                 threads: self.cores as u32,
-                script: self.script.clone(),
             },
-            cpu_slots,
+            cpu_slots: self.cpu_slots(),
             cpu_flash_attention: flash == Switch::On,
-            launcher: self.launcher.clone(),
+            starter: Arc::new(self.launcher.clone()),
+        }
+    }
+
+    /// Waits until the models in memory and this one are below the bound, ending those that nobody holds, the one
+    /// that was used least recently first. A model alone is always let in: whether it fits is for the system to say.
+    async fn room_in_memory(&self, model: &Arc<Model>, weights: u64) -> Result<(), String> {
+        let Some(bound) = self.bound else { return Ok(()) };
+        let slots = self.cpu_slots();
+        let needed = memory::engine_bytes(weights, slots);
+        let began = Instant::now();
+        loop {
+            let others = self.others_in_memory(model);
+            let taken: u64 = others
+                .iter()
+                .map(|other| {
+                    memory::engine_bytes(std::fs::metadata(&other.file).map_or(0, |m| m.len()), slots)
+                })
+                .sum();
+            if others.is_empty() || taken + needed <= bound {
+                return Ok(());
+            }
+            if Self::retire_oldest(&others) {
+                continue;
+            }
+            if began.elapsed() > ROOM_PATIENCE {
+                return Err(format!(
+                    "`{}` needs {} MiB beside {} models in use that take {} of {} MiB (whisper.max_loaded_mb)",
+                    model.name,
+                    needed >> 20,
+                    others.len(),
+                    taken >> 20,
+                    bound >> 20,
+                ));
+            }
+            tokio::time::sleep(ROOM_LOOK).await;
+        }
+    }
+
+    /// Slots by what is free now; models that nobody holds make room.
+    async fn room_on_gpus(
+        &self,
+        mut devices: Vec<GpuDevice>,
+        weights: u64,
+    ) -> Result<(Vec<Placement>, usize), String> {
+        let mut known_at = self.gpus.borrow().1;
+        loop {
+            if known_at.elapsed() > GPU_MEMORY_FRESH {
+                // A search that fails now leaves the old numbers: the engine says itself when it does not fit.
+                if let Ok(fresh) = self.launcher.list_gpus().await {
+                    devices = choose(&self.config.whisper.gpu_devices, fresh).unwrap_or(devices);
+                }
+            }
+            let least = devices.iter().map(|d| d.memory_free_bytes).min().unwrap_or(0);
+            let known = devices.iter().any(|d| d.memory_total_bytes > 0);
+            let others: Vec<_> = lock(&self.models).values().cloned().collect();
+            if known && !memory::fits_gpu(least, weights) && Self::retire_oldest(&others) {
+                // Its memory is free when its process has ended.
+                tokio::time::sleep(ROOM_LOOK).await;
+                known_at -= GPU_MEMORY_FRESH * 2;
+                continue;
+            }
+            let slots = match self.config.performance.slots {
+                Count::Fixed(n) => n,
+                Count::Auto => memory::gpu_slots(least, weights),
+            };
+            return Ok((devices.iter().map(|d| Placement::Gpu(d.number)).collect(), slots));
+        }
+    }
+
+    fn others_in_memory(&self, model: &Arc<Model>) -> Vec<Arc<Model>> {
+        let models = lock(&self.models);
+        models
+            .values()
+            .filter(|other| !Arc::ptr_eq(other, model) && is_live(other))
+            .cloned()
+            .collect()
+    }
+
+    /// Ends the engines of the model that was used least recently; false when all are in use.
+    fn retire_oldest(models: &[Arc<Model>]) -> bool {
+        let mut idle: Vec<_> = models
+            .iter()
+            .filter_map(|model| Some((model.residency().idle_since()?, model)))
+            .collect();
+        idle.sort_by_key(|(since, _)| *since);
+        let retired = idle.iter().find(|(_, model)| model.retire(Duration::ZERO));
+        if let Some((_, model)) = retired {
+            tracing::info!(model = %model.name, "unloaded to make room for another model");
+        }
+        retired.is_some()
+    }
+
+    /// The model that serves a name, held for a request: the one answer to what serves it. Loading begins here.
+    ///
+    /// # Errors
+    ///
+    /// `UnknownDeployment` where names are strict, `Fetching` while the file comes, `Unavailable` when no engine starts.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn resolve(self: &Arc<Self>, name: &str) -> Result<Lease, ServingError> {
+        // What is in memory is served without a look at the disk.
+        let known = lock(&self.names).get(name).cloned().filter(is_live);
+        let found = if known.is_some() {
+            known
+        } else {
+            let (registry, name) = (self.clone(), name.to_owned());
+            tokio::task::spawn_blocking(move || registry.look_up(&name))
+                .await
+                .unwrap_or_else(|panic| Err(ServingError::unavailable(panic.to_string())))?
         };
-        let model = Model::start(name.to_owned(), &plan, &placements, &self.metrics);
-        loaded.insert(file.to_owned(), (model.clone(), Instant::now()));
-        model
+        let model = match found {
+            Some(model) => model,
+            None => self.default_once_known().await?,
+        };
+        let broken = matches!(model.state(), ModelState::Broken(_));
+        let lease = self.lease(&model);
+        match lease.state() {
+            // Known before the body is read; a model that was refused for want of room is tried again.
+            ModelState::Broken(reason) if broken => Err(ServingError::unavailable(reason)),
+            _ => Ok(lease),
+        }
     }
 
-    /// The file that a deployment or model name means, or `None` for the default.
-    fn named(&self, name: &str) -> Result<Option<(String, PathBuf)>, ServingError> {
-        // Resolving reads the file's headers; once is enough while the file is there.
-        let known = self
-            .resolved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned();
-        if let Some(known) = known.filter(|(_, path)| path.exists()) {
-            return Ok(Some(known));
+    async fn default_once_known(&self) -> Result<Arc<Model>, ServingError> {
+        let mut default = self.default.subscribe();
+        let known = default
+            .wait_for(|state| !matches!(state, DefaultModel::Searching))
+            .await
+            .map_err(|_| ServingError::unavailable("the server is stopping".to_owned()))?;
+        match &*known {
+            DefaultModel::Known { model, .. } => Ok(model.clone()),
+            DefaultModel::Fetching(fetch) => Err(ServingError::Fetching {
+                doing: fetch.to_string(),
+                retry_after: FETCH_RETRY,
+            }),
+            DefaultModel::Failed { reason } => Err(ServingError::unavailable(reason.clone())),
+            DefaultModel::Searching => Err(ServingError::unavailable(ModelState::Loading.to_string())),
         }
-        let found = self.look_up(name)?;
-        if let Some(found) = &found {
-            let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-            resolved.insert(name.to_owned(), found.clone());
-        }
-        Ok(found)
     }
 
-    fn look_up(&self, name: &str) -> Result<Option<(String, PathBuf)>, ServingError> {
-        if let Some(target) = self.config.deployments.get(name) {
-            let model = self
-                .store
-                .resolve(target)
-                .map_err(|e| ServingError::Unavailable {
-                    reason: format!("deployment `{name}`: {e}"),
-                })?;
-            return Ok(Some((model.name, model.path)));
-        }
-        if let Ok(model) = self.store.resolve(name)
-            && !name.contains(['/', '\\'])
-        {
-            return Ok(Some((model.name, model.path)));
+    /// The model that a deployment or model name means, or `None` for the default. Reads headers: off the async threads.
+    /// A client's name never reaches the file system but as the name of a file in the model folder.
+    fn look_up(&self, name: &str) -> Result<Option<Arc<Model>>, ServingError> {
+        let found = match self.config.deployments.get(name) {
+            Some(target) => {
+                let target = in_folder(&self.folder, target);
+                let found = self.store.resolve(&target);
+                Some(found.map_err(|e| ServingError::unavailable(format!("deployment `{name}`: {e}")))?)
+            }
+            None if is_path(name) => None,
+            None => self.store.resolve(name).ok(),
+        };
+        if let Some(found) = found {
+            let model = self.model_of(&found.name, &found.path, found.header.multilingual());
+            lock(&self.names).insert(name.to_owned(), model.clone());
+            return Ok(Some(model));
         }
         let default = match &*self.default.borrow() {
-            DefaultModel::Started { model, .. } => Some(model.name.clone()),
+            DefaultModel::Known { model, .. } => Some(model.name.clone()),
             _ => None,
         };
         if self.config.server.strict_deployments && default.as_deref() != Some(name) {
@@ -240,113 +448,76 @@ impl Registry {
         Ok(None)
     }
 
-    /// The name of the model that serves a name.
-    pub fn resolve(&self, name: &str) -> Result<String, ServingError> {
-        if let Some((model, _)) = self.named(name)? {
-            return Ok(model);
+    /// The name of the model that serves a name, for lists. Reads headers: off the async threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::resolve`].
+    pub fn lookup(&self, name: &str) -> Result<String, ServingError> {
+        if let Some(model) = self.look_up(name)? {
+            return Ok(model.name.clone());
         }
         match &*self.default.borrow() {
-            DefaultModel::Started { model, .. } => Ok(model.name.clone()),
-            DefaultModel::Starting { doing } => Ok(doing.clone()),
-            DefaultModel::Failed { reason } => Err(ServingError::Unavailable {
-                reason: reason.clone(),
-            }),
-        }
-    }
-
-    /// The model that serves a name, loaded and ready.
-    ///
-    /// # Cancel safety
-    ///
-    /// Safe; loading goes on.
-    pub async fn ready_model(&self, name: &str) -> Result<Arc<Model>, ServingError> {
-        let model = match self.named(name)? {
-            Some((name, file)) => self.load(&name, &file),
-            None => self.default_ready()?,
-        };
-        model
-            .settled()
-            .await
-            .map_err(|reason| ServingError::Unavailable { reason })?;
-        Ok(model)
-    }
-
-    fn default_ready(&self) -> Result<Arc<Model>, ServingError> {
-        let state = self.default_model();
-        match state {
-            DefaultModel::Started { model, .. } => {
-                let stopped = !self
-                    .loaded
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains_key(&model.file);
-                if !stopped {
-                    return Ok(self.load(&model.name, &model.file));
-                }
-                let fresh = self.load(&model.name, &model.file);
-                let _ = self.default.send_if_modified(|state| {
-                    if let DefaultModel::Started { model, .. } = state {
-                        *model = fresh.clone();
-                    }
-                    true
-                });
-                Ok(fresh)
-            }
-            DefaultModel::Starting { doing } => Err(ServingError::Unavailable { reason: doing }),
-            DefaultModel::Failed { reason } => Err(ServingError::Unavailable { reason }),
+            DefaultModel::Known { model, .. } => Ok(model.name.clone()),
+            DefaultModel::Searching => Ok(self.config.whisper.model_path.clone()),
+            DefaultModel::Fetching(fetch) => Ok(fetch.model.clone()),
+            DefaultModel::Failed { reason } => Err(ServingError::unavailable(reason.clone())),
         }
     }
 
     /// Models whose engines run or load now.
     pub fn loaded(&self) -> Vec<Arc<Model>> {
-        self.loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.models)
             .values()
-            .map(|(m, _)| m.clone())
+            .filter(|m| is_live(m))
+            .cloned()
             .collect()
     }
 
-    /// Ends engines that nobody used for `limit`.
+    /// Ends engines that nobody has held for `limit`.
     pub fn unload_idle(&self, limit: Duration) {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.retain(|_, (model, used)| {
-            let idle = model.running() == 0 && used.elapsed() > limit;
-            if idle {
+        for model in self.loaded() {
+            if model.retire(limit) {
                 tracing::info!(model = %model.name, "unloaded after {limit:?} without work");
-                model.stop();
             }
-            !idle
-        });
+        }
+    }
+
+    /// Tries GPUs that were given up now, not when their time comes.
+    pub fn probe_gpus(&self) {
+        for model in self.loaded() {
+            model.probe_now();
+        }
     }
 
     /// Ends every engine.
     pub fn stop(&self) {
-        for (_, (model, _)) in self.loaded.lock().unwrap_or_else(PoisonError::into_inner).drain() {
-            model.stop();
+        self.stopping.store(true, Ordering::Relaxed);
+        for model in lock(&self.models).values() {
+            model.evict();
         }
     }
 
-    /// Everything that can be asked for by name.
+    /// Everything that can be asked for by name. Reads headers: off the async threads.
     pub fn list(&self) -> Vec<ModelInfo> {
         let default = match self.default_model() {
-            DefaultModel::Started { model, .. } => Some(model.file.clone()),
+            DefaultModel::Known { model, .. } => Some(model),
             _ => None,
         };
+        let default_file = default.as_ref().map(|model| model.file.clone());
         let loaded: Vec<PathBuf> = self
-            .loaded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .loaded()
             .iter()
-            .filter(|(_, (m, _))| m.ready().is_ok())
-            .map(|(file, _)| file.clone())
+            .filter(|m| m.state() == ModelState::Ready)
+            .map(|m| m.file.clone())
             .collect();
         let mut out = Vec::new();
         let mut shown = false;
         // A folder that cannot be read holds no models; `doctor` says why.
         for known in self.store.list().unwrap_or_default() {
             let path = known.path.filter(|_| known.problem.is_none());
-            let is_default = path.is_some() && path == default;
+            let key = path.as_ref().and_then(|p| std::fs::canonicalize(p).ok());
+            let is_default = key.is_some() && key == default_file;
             shown |= is_default;
             out.push(ModelInfo {
                 id: known.name,
@@ -354,41 +525,57 @@ impl Registry {
                 file: path.as_ref().map(|p| p.display().to_string()),
                 bytes: Some(known.bytes),
                 installed: path.is_some(),
-                loaded: path.as_ref().is_some_and(|p| loaded.contains(p)),
+                loaded: key.as_ref().is_some_and(|p| loaded.contains(p)),
                 default: is_default,
                 deployment: false,
                 multilingual: known.languages != Some(Languages::English),
             });
         }
-        if let (Some(path), false) = (&default, shown) {
-            out.push(info(path, &loaded, true, None));
+        if let (Some(model), false) = (&default, shown) {
+            out.push(info(&model.name, &model.file, model.multilingual, &loaded));
+            if let Some(last) = out.last_mut() {
+                last.default = true;
+            }
         }
         for (name, target) in &self.config.deployments {
-            let Ok(model) = self.store.resolve(target) else {
+            let Ok(model) = self.store.resolve(&in_folder(&self.folder, target)) else {
                 continue;
             };
-            let is_default = default.as_deref() == Some(model.path.as_path());
-            out.push(info(&model.path, &loaded, is_default, Some(name)));
+            let key = std::fs::canonicalize(&model.path).unwrap_or(model.path);
+            out.push(ModelInfo {
+                default: default_file.as_ref() == Some(&key),
+                deployment: true,
+                ..info(name, &key, model.header.multilingual(), &loaded)
+            });
         }
         out
     }
 }
 
-fn info(path: &Path, loaded: &[PathBuf], default: bool, deployment: Option<&String>) -> ModelInfo {
-    let stem = path
-        .file_stem()
-        .map(|s| s.to_string_lossy().into_owned())
-        .unwrap_or_default();
+fn is_live(model: &Arc<Model>) -> bool {
+    model
+        .residency()
+        .look(|residence| matches!(residence, Residence::Live(_)))
+}
+
+/// Whether a client's name could mean a place outside the model folder.
+fn is_path(name: &str) -> bool {
+    name.contains(['/', '\\'])
+        || name.starts_with('.')
+        || Path::new(name).extension().is_some_and(|e| e == "bin")
+}
+
+fn info(name: &str, file: &Path, multilingual: bool, loaded: &[PathBuf]) -> ModelInfo {
     ModelInfo {
-        id: deployment.cloned().unwrap_or(stem),
-        created: created(Some(path)),
-        file: Some(path.display().to_string()),
-        bytes: std::fs::metadata(path).ok().map(|m| m.len()),
+        id: name.to_owned(),
+        created: created(Some(file)),
+        file: Some(file.display().to_string()),
+        bytes: std::fs::metadata(file).ok().map(|m| m.len()),
         installed: true,
-        loaded: loaded.iter().any(|p| p == path),
-        default,
-        deployment: deployment.is_some(),
-        multilingual: !path.to_string_lossy().contains(".en"),
+        loaded: loaded.iter().any(|p| p == file),
+        default: false,
+        deployment: false,
+        multilingual,
     }
 }
 
@@ -441,13 +628,6 @@ fn choose(wanted: &GpuDevices, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>
     Ok(chosen)
 }
 
-/// Slots that fit beside the weights. A state costs about a third of an f16 model's bytes, at least 256 MiB.
-fn gpu_slots(free_bytes: u64, weights: u64) -> usize {
-    let each = (weights / 3).max(256 << 20);
-    let room = free_bytes.saturating_sub(weights + weights / 10);
-    ((room / each) as usize).clamp(1, MAX_GPU_SLOTS)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -479,14 +659,5 @@ mod tests {
         assert_eq!(numbers(&GpuDevices::List(vec![1, 3, 9]), &listed), Ok(vec![1, 3]));
         let reason = numbers(&GpuDevices::List(vec![7]), &listed).unwrap_err();
         assert!(reason.contains("[7]"), "{reason}");
-    }
-
-    #[test]
-    fn slots_follow_free_memory() {
-        const GIB: u64 = 1 << 30;
-        assert_eq!(gpu_slots(80 * GIB, GIB), MAX_GPU_SLOTS);
-        assert_eq!(gpu_slots(2 * GIB, 3 * GIB), 1);
-        assert_eq!(gpu_slots(3 * GIB, 150 << 20), 8);
-        assert_eq!(gpu_slots(GIB, 150 << 20), 3);
     }
 }

@@ -12,8 +12,8 @@ use crate::jobs::{JobRunner as _, runner::Jobs};
 use crate::locale::{Banner, Locale};
 use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
-use crate::serving::registry::{DefaultModel, Gpus, Registry};
-use crate::serving::{Model, ModelInfo};
+use crate::serving::registry::Gpus;
+use crate::serving::{DefaultModel, Model, ModelInfo, ModelState, Registry};
 
 /// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
 const FACTS_FRESH: Duration = Duration::from_secs(15);
@@ -28,8 +28,6 @@ pub struct Status {
     began: Instant,
     facts: tokio::sync::Mutex<Option<(Instant, Arc<MachineFacts>)>>,
 }
-
-type State = Result<(), (&'static str, String)>;
 
 /// Body of `GET /health`.
 #[derive(Debug, Clone, Serialize)]
@@ -155,6 +153,12 @@ pub struct WindowStats {
     pub total: u64,
     /// Run again because their engine died.
     pub retries: u64,
+    /// Run alone because their engine ended with others in it.
+    pub suspects: u64,
+    /// Found to end or hang the engine in which they were alone.
+    pub charged: u64,
+    /// Paused for the first window of another request.
+    pub preempted: u64,
     /// Encoded again over the full context.
     pub full_context_retries: u64,
     /// Segments not delivered because they repeat or were invented.
@@ -166,6 +170,10 @@ pub struct WindowStats {
 pub struct EngineStats {
     /// Processes that ended and were started again.
     pub restarts: u64,
+    /// Ended by a signal that was sent or by the out-of-memory killer.
+    pub outside_deaths: u64,
+    /// Looks at GPUs that had been given up.
+    pub gpu_probes: u64,
     /// Stopped by the watchdog.
     pub watchdog_kills: u64,
     /// Seconds of one core for each second of audio.
@@ -200,34 +208,28 @@ impl Status {
         &self.config
     }
 
-    /// The default model, why it is not the configured one, and its state: `Err` holds `status` and reason.
-    fn model(&self) -> (Option<Arc<Model>>, Option<String>, State) {
+    /// The default model, and why it is not the configured one.
+    fn model(&self) -> (Option<Arc<Model>>, Option<String>) {
         match self.registry.default_model() {
-            DefaultModel::Started { model, instead } => {
-                // An engine ended for idleness comes back with the next request: that is health.
-                let unloaded = !self.registry.loaded().iter().any(|m| Arc::ptr_eq(m, &model));
-                let state = match model.ready() {
-                    Ok(()) => Ok(()),
-                    Err(_) if unloaded => Ok(()),
-                    Err(reason) if reason == "the model is loading" => Err(("starting", reason)),
-                    Err(reason) => Err(("unavailable", reason)),
-                };
-                (Some(model), instead, state)
-            }
-            DefaultModel::Starting { doing } => (None, None, Err(("starting", doing))),
-            DefaultModel::Failed { reason } => (None, None, Err(("unavailable", reason))),
+            DefaultModel::Known { model, instead } => (Some(model), instead),
+            DefaultModel::Searching | DefaultModel::Fetching(_) | DefaultModel::Failed { .. } => (None, None),
         }
     }
 
     /// `/health`; true when a window can be served.
     pub fn health(&self) -> (bool, Health) {
-        let (model, instead, state) = self.model();
+        let (model, instead) = self.model();
         let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
-        let ok = state.is_ok();
-        let (status, reason) = match state {
-            Ok(()) => ("ok", None),
-            Err((status, reason)) => (status, Some(reason)),
+        let state = self.registry.default_state();
+        let (status, reason) = match &state {
+            // An engine that was ended for idleness comes back with the next request: that is health.
+            ModelState::Ready | ModelState::Absent | ModelState::Retiring => ("ok", None),
+            ModelState::Fetching(_) | ModelState::Loading | ModelState::Restarting => {
+                ("starting", Some(state.to_string()))
+            }
+            ModelState::Broken(reason) => ("unavailable", Some(reason.clone())),
         };
+        let ok = status == "ok";
         let health = Health {
             status,
             model: model.map(|m| m.name.clone()),
@@ -284,11 +286,16 @@ impl Status {
             windows: WindowStats {
                 total: m.windows.value(),
                 retries: m.window_retries.value(),
+                suspects: m.window_suspects.value(),
+                charged: m.windows_charged.value(),
+                preempted: m.preemptions.value(),
                 full_context_retries: m.full_context_retries.value(),
                 segments_dropped: m.segments_dropped.value(),
             },
             engine: EngineStats {
                 restarts: m.engine_restarts.value(),
+                outside_deaths: m.outside_deaths.value(),
+                gpu_probes: m.gpu_probes.value(),
                 watchdog_kills: m.watchdog_kills.value(),
                 core_seconds_per_second: self.model().0.and_then(|m| m.core_seconds_per_second()),
             },
@@ -299,7 +306,7 @@ impl Status {
 
     /// What the engines of the default model really do.
     pub fn engine_facts(&self) -> EngineFacts {
-        let (model, _, _) = self.model();
+        let (model, _) = self.model();
         let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
         let mut log = Vec::new();
         if let Gpus::Missing(none) = self.registry.gpus() {
@@ -307,10 +314,13 @@ impl Status {
             log.push(none.reason);
         }
         log.extend(reports.iter().flat_map(|r| r.device_log.iter().cloned()));
-        log.extend(model.as_ref().and_then(|m| m.ready().err()));
+        if let ModelState::Broken(reason) = self.registry.default_state() {
+            log.push(reason);
+        }
         let fallbacks = model
             .iter()
             .flat_map(|m| m.fallbacks())
+            .filter(|f| f.to == "cpu")
             .map(|f| diagnostics::Fallback {
                 at: f.at as i64,
                 reason: f.reason,
@@ -353,7 +363,7 @@ impl Status {
 
     /// What the start banner shows, with `reason` from the report.
     pub fn banner(&self, report: &GpuReport) -> Banner {
-        let (model, _, _) = self.model();
+        let (model, _) = self.model();
         let reports = model.as_ref().map(|m| m.reports()).unwrap_or_default();
         let backends = report
             .compiled_backends

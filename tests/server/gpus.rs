@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use whisper_backend_api::engine::process::Launcher;
 use whisper_backend_api::engine::{DecodeOptions, EngineSpec};
 use whisper_backend_api::metrics::Metrics;
-use whisper_backend_api::schedule::{RequestId, Scheduler, Watchdog, WindowTask};
-use whisper_backend_api::serving::Model;
-use whisper_backend_api::serving::supervisor::{EnginePlan, Placement};
+use whisper_backend_api::schedule::{Deadline, PriorityClass, RequestId, Scheduler, Watchdog, WindowTask};
+use whisper_backend_api::serving::{EnginePlan, Lease, Model, Placement};
 
 struct Engines {
     model: Arc<Model>,
+    lease: Lease,
     scheduler: Scheduler,
     _folder: tempfile::TempDir,
 }
@@ -34,18 +34,17 @@ impl Engines {
                 flash_attention: true,
                 max_decoders: 1,
                 threads: 1,
-                script: Some(file),
             },
             cpu_slots: 1,
             cpu_flash_attention: false,
-            launcher: Launcher {
-                program: env!("CARGO_BIN_EXE_WhisperBackendAPI").into(),
-                environment: Vec::new(),
-            },
+            starter: Arc::new(Launcher {
+                program: env!("CARGO_BIN_EXE_scripted-engine").into(),
+                environment: vec![("SCRIPTED_ENGINE".to_owned(), file.display().to_string())],
+            }),
         };
         let metrics = Arc::new(Metrics::default());
         let placements: Vec<_> = (0..gpus).map(Placement::Gpu).collect();
-        let model = Model::start("scripted".to_owned(), &plan, &placements, &metrics);
+        let (model, lease) = Model::start("scripted".to_owned(), &plan, &placements, &metrics);
         let patience = tokio::time::timeout(Duration::from_secs(60), async {
             while model.reports().len() < ready {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -58,6 +57,7 @@ impl Engines {
         };
         Self {
             model,
+            lease,
             scheduler: Scheduler::new(8, watchdog, metrics),
             _folder: folder,
         }
@@ -66,13 +66,14 @@ impl Engines {
     /// Runs windows side by side; the script answers with the name of the device each ran on.
     async fn devices_of(&self, windows: usize) -> Vec<String> {
         let run = |_| {
-            let (model, scheduler) = (self.model.clone(), self.scheduler.clone());
+            let (lease, scheduler) = (self.lease.clone(), self.scheduler.clone());
             tokio::spawn(async move {
                 let task = WindowTask {
                     request: RequestId::next(),
-                    batch: false,
+                    class: PriorityClass::Interactive,
                     first: false,
-                    model,
+                    lease,
+                    deadline: Deadline::new(Duration::from_secs(60)),
                     samples: vec![0.0; 16_000],
                     options: DecodeOptions::default(),
                 };

@@ -1,5 +1,7 @@
 //! A real server in a folder of its own, and just enough of a client.
 
+#[path = "../engines/stand_in.rs"]
+pub mod stand_in;
 #[path = "transcripts.rs"]
 pub mod transcripts;
 
@@ -127,7 +129,10 @@ impl Builder {
                 let path = folder.path().join("script.json");
                 let value = value.replace("$FOLDER", &folder.path().display().to_string());
                 std::fs::write(&path, value).unwrap();
-                command.env("WHISPER_BACKEND_TEST_ENGINE", path);
+                command
+                    .env("SCRIPTED_ENGINE", path)
+                    .env("TEST_ENGINE_PROGRAM", env!("CARGO_BIN_EXE_scripted-engine"))
+                    .args(["--model", &stand_in::model().display().to_string()]);
             } else {
                 command.env(name, value);
             }

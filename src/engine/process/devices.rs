@@ -3,10 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
-
-use super::{Launcher, describe, level_and_words};
+use super::{Launcher, level_and_words};
 use crate::engine::message::GpuDevice;
+use crate::process::{Ending, Program};
 
 /// Complaints of a search for devices that are told in its reason: one for each backend that a binary can hold.
 const COMPLAINTS: usize = 4;
@@ -43,21 +42,22 @@ impl Launcher {
     ///
     /// One sentence with its last words, and all of them.
     pub async fn list_gpus(&self) -> Result<Vec<GpuDevice>, NoGpu> {
-        let mut command = Command::new(&self.program);
-        command
+        let child = Program::new(&self.program)
             .args(["engine", "--devices"])
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .env("GGML_NO_BACKTRACE", "1")
-            .envs(self.environment.iter().cloned());
-        let output = tokio::time::timeout(DEVICE_LIMIT, command.output())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .start_async()
+            .map_err(|e| NoGpu::because(format!("`{}` cannot be started: {e}", self.program.display())))?;
+        // A child that is dropped is killed.
+        let output = tokio::time::timeout(DEVICE_LIMIT, child.wait_with_output())
             .await
             .map_err(|_| {
                 let limit = DEVICE_LIMIT.as_secs();
                 NoGpu::because(format!("the GPU driver did not answer within {limit} s"))
             })?
-            .map_err(|e| NoGpu::because(format!("`{}` cannot be started: {e}", self.program.display())))?;
+            .map_err(|e| NoGpu::because(format!("the search for GPUs cannot be read: {e}")))?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         let said = complaints(&stderr);
         let listed: Option<Vec<GpuDevice>> = serde_json::from_slice(&output.stdout)
@@ -67,8 +67,11 @@ impl Launcher {
             (Some(devices), _) if !devices.is_empty() => return Ok(devices),
             (Some(_), None) => "ggml found no GPU".to_owned(),
             (Some(_), Some(said)) => format!("ggml found no GPU ({said})"),
-            (None, None) => format!("looking for GPUs ended with {}", describe(output.status)),
-            (None, Some(said)) => format!("looking for GPUs ended with {}: {said}", describe(output.status)),
+            (None, None) => format!("looking for GPUs ended with {}", Ending::of(output.status)),
+            (None, Some(said)) => format!(
+                "looking for GPUs ended with {}: {said}",
+                Ending::of(output.status)
+            ),
         };
         let log = search_log(&stderr);
         Err(NoGpu { reason, log })

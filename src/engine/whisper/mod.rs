@@ -23,7 +23,7 @@ use slot::WhisperSlot;
 use super::child::{Backend, Slot};
 use super::decode::{StepError, Vocabulary};
 use super::message::{DeviceReport, EngineSpec};
-use super::pace::Pace;
+use super::thread_tuner::ThreadTuner;
 
 /// Names of the patches that this build of whisper.cpp has (`patches/*.patch`), separated by spaces.
 pub(super) fn patches() -> &'static str {
@@ -68,7 +68,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
         alignment: Arc::new(Alignment::new(spec.model.clone(), &context, spec.gpu_device)),
         context: Arc::new(context),
         vocabulary,
-        pace: Arc::new(Mutex::new(Pace::new(spec.threads as usize))),
+        tuner: Arc::new(Mutex::new(ThreadTuner::new(spec.threads as usize))),
         spec: spec.clone(),
         picked,
         model_type,
@@ -79,7 +79,7 @@ struct Whisper {
     context: Arc<WhisperContext>,
     alignment: Arc<Alignment>,
     vocabulary: Arc<Vocabulary>,
-    pace: Arc<Mutex<Pace>>,
+    tuner: Arc<Mutex<ThreadTuner>>,
     spec: EngineSpec,
     picked: Option<Device>,
     model_type: String,
@@ -116,6 +116,7 @@ impl Backend for Whisper {
             flash_attention: self.spec.flash_attention,
             load_seconds: 0.0,
             slots: 0,
+            windows_per_core: 1,
             pid: 0,
         }
     }

@@ -9,11 +9,11 @@ use std::time::Instant;
 use whisper_rs::{FullParams, SamplingStrategy, WhisperContext, WhisperState};
 
 use super::super::child::Slot;
-use super::super::courtesy::Control;
 use super::super::decode::{self, Row, StepError, Steps, Strategy, Vocabulary};
 use super::super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::super::message::DecodeOptions;
-use super::super::pace::Pace;
+use super::super::preemption::Control;
+use super::super::thread_tuner::ThreadTuner;
 use super::super::window::{
     Attempt, BEST_OF, Forward, TEMPERATURE_STEP, candidates, language_index, lengths, passes,
 };
@@ -37,7 +37,7 @@ pub(super) struct WhisperSlot {
     context: Arc<WhisperContext>,
     alignment: Arc<Alignment>,
     vocabulary: Arc<Vocabulary>,
-    pace: Arc<Mutex<Pace>>,
+    tuner: Arc<Mutex<ThreadTuner>>,
     max_decoders: u32,
 }
 
@@ -49,7 +49,7 @@ impl WhisperSlot {
             context: model.context.clone(),
             alignment: model.alignment.clone(),
             vocabulary: model.vocabulary.clone(),
-            pace: model.pace.clone(),
+            tuner: model.tuner.clone(),
             max_decoders: model.spec.max_decoders.clamp(1, 8),
         }
     }
@@ -61,7 +61,7 @@ impl Slot for WhisperSlot {
         samples: &[f32],
         options: &DecodeOptions,
         threads: u32,
-        control: Control<'_>,
+        control: &Control,
     ) -> Result<WindowTranscript, Option<String>> {
         let began = Instant::now();
         let window = Input::new(samples);
@@ -122,7 +122,7 @@ impl WhisperSlot {
         window: &Input<'_>,
         options: &DecodeOptions,
         threads: u32,
-        control: Control<'_>,
+        control: &Control,
     ) -> Result<WindowTranscript, StepError> {
         let full = self.context.model_n_audio_ctx() as usize;
         let short = window.lengths(options.short_context, full)[0];
@@ -195,12 +195,12 @@ impl WhisperSlot {
     }
 
     /// A window on this slot's state.
-    fn on<'s>(&'s mut self, window: &'s Input<'_>, threads: u32, control: Control<'s>) -> Run<'s> {
+    fn on<'s>(&'s mut self, window: &'s Input<'_>, threads: u32, control: &'s Control) -> Run<'s> {
         Run::new(
             &mut self.state,
             &window.samples,
             threads as usize,
-            &self.pace,
+            &self.tuner,
             control,
         )
     }
@@ -211,7 +211,7 @@ impl WhisperSlot {
         options: &DecodeOptions,
         positions: usize,
         threads: u32,
-        control: Control<'_>,
+        control: &Control,
     ) -> Result<Option<usize>, StepError> {
         let v = self.vocabulary.clone();
         let mut run = self.on(window, threads, control);
@@ -235,7 +235,7 @@ impl WhisperSlot {
         language: Option<usize>,
         positions: usize,
         threads: u32,
-        control: Control<'_>,
+        control: &Control,
     ) -> Result<WindowTranscript, StepError> {
         let v = self.vocabulary.clone();
         let attempt = Attempt {
@@ -253,7 +253,7 @@ impl WhisperSlot {
         options: &DecodeOptions,
         ask: &FullRun,
         threads: u32,
-        control: Control<'_>,
+        control: &Control,
     ) -> Result<WindowTranscript, StepError> {
         let best_of = BEST_OF.min(self.max_decoders as usize) as i32;
         let strategy = if options.beam_size > 1 {

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use whisper_rs::{FullParams, SamplingStrategy, WhisperState};
 
-use super::super::courtesy::Control;
 use super::super::decode::{Row, StepError, Steps};
-use super::super::pace::Pace;
+use super::super::preemption::Control;
+use super::super::thread_tuner::ThreadTuner;
 use super::super::window::Forward;
 use super::{engine_error, quiet};
 
@@ -18,8 +18,8 @@ pub(super) struct Run<'s> {
     position: usize,
     /// At most.
     threads: usize,
-    pace: &'s Mutex<Pace>,
-    control: Control<'s>,
+    tuner: &'s Mutex<ThreadTuner>,
+    control: &'s Control,
 }
 
 impl<'s> Run<'s> {
@@ -28,21 +28,21 @@ impl<'s> Run<'s> {
         state: &'s mut WhisperState,
         samples: &'s [f32],
         threads: usize,
-        pace: &'s Mutex<Pace>,
-        control: Control<'s>,
+        tuner: &'s Mutex<ThreadTuner>,
+        control: &'s Control,
     ) -> Self {
         Self {
             state,
             samples,
             position: 0,
             threads,
-            pace,
+            tuner,
             control,
         }
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tuner(&self) -> MutexGuard<'_, ThreadTuner> {
+        self.tuner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs some tokens; the state then has the logits after the first of them.
@@ -52,7 +52,7 @@ impl<'s> Run<'s> {
         }
         let single = tokens.len() == 1;
         let threads = if single {
-            self.pace().threads(self.threads)
+            self.tuner().threads(self.threads.min(self.control.threads()))
         } else {
             self.threads
         };
@@ -61,7 +61,7 @@ impl<'s> Run<'s> {
             .decode(tokens, self.position, threads)
             .map_err(engine_error)?;
         if single {
-            self.pace().took(threads, began.elapsed());
+            self.tuner().took(threads, began.elapsed());
         }
         self.position += tokens.len();
         Ok(())
@@ -109,8 +109,9 @@ impl Forward for Run<'_> {
         params.set_audio_ctx(positions as i32);
         self.state.full(params, self.samples).map_err(engine_error)?;
         self.position = 0;
+        let threads = self.threads.min(self.control.threads());
         self.state
-            .encode((offset * 100.0) as usize, self.threads)
+            .encode((offset * 100.0) as usize, threads)
             .map_err(engine_error)
     }
 

@@ -171,6 +171,7 @@ impl From<ServingError> for ApiError {
     fn from(error: ServingError) -> Self {
         match error {
             ServingError::UnknownDeployment { name } => Self::UnknownModel { name },
+            ServingError::Fetching { doing, .. } => Self::Unavailable { reason: doing },
             ServingError::Unavailable { reason } => Self::Unavailable { reason },
         }
     }

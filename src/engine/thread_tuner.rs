@@ -21,7 +21,7 @@ const MOST_STEPS_BETWEEN_TRIALS: f64 = 1_000.0;
 
 /// The running choice; one for an engine, since all its windows share the processor.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ThreadTuner {
     /// 1, 2, 4 … and the greatest number itself, with the mean seconds of a step.
     choices: Vec<Choice>,
     /// Where the last step ran.
@@ -38,7 +38,7 @@ struct Choice {
     seconds: Option<f64>,
 }
 
-impl Pace {
+impl ThreadTuner {
     pub(super) fn new(most: usize) -> Self {
         let most = most.max(1);
         let mut numbers: Vec<usize> = std::iter::successors(Some(1), |n| Some(n * 2))
@@ -125,17 +125,17 @@ mod tests {
 
     /// Runs steps on a machine where `seconds(threads)` is the time of one; returns how many ran on each number.
     fn decode(
-        pace: &mut Pace,
+        tuner: &mut ThreadTuner,
         most: usize,
         steps: usize,
         seconds: impl Fn(usize) -> f64,
     ) -> Vec<(usize, usize)> {
         let mut counts = std::collections::BTreeMap::new();
         for _ in 0..steps {
-            let threads = pace.threads(most);
+            let threads = tuner.threads(most);
             assert!((1..=most).contains(&threads));
             *counts.entry(threads).or_insert(0) += 1;
-            pace.took(threads, Duration::from_secs_f64(seconds(threads)));
+            tuner.took(threads, Duration::from_secs_f64(seconds(threads)));
         }
         counts.into_iter().collect()
     }
@@ -148,37 +148,37 @@ mod tests {
 
     #[test]
     fn two_free_cores_are_both_used() {
-        let mut pace = Pace::new(2);
-        let counts = decode(&mut pace, 2, 400, |n| 0.006 / n as f64);
+        let mut tuner = ThreadTuner::new(2);
+        let counts = decode(&mut tuner, 2, 400, |n| 0.006 / n as f64);
         assert!(share(&counts, 2) > 0.95, "{counts:?}");
     }
 
     #[test]
     fn a_neighbour_on_one_core_leaves_one_and_its_end_brings_both_back() {
-        let mut pace = Pace::new(2);
-        decode(&mut pace, 2, 100, |n| 0.006 / n as f64);
-        let crowded = decode(&mut pace, 2, 400, |n| if n == 1 { 0.007 } else { 0.02 });
+        let mut tuner = ThreadTuner::new(2);
+        decode(&mut tuner, 2, 100, |n| 0.006 / n as f64);
+        let crowded = decode(&mut tuner, 2, 400, |n| if n == 1 { 0.007 } else { 0.02 });
         assert!(share(&crowded, 1) > 0.95, "{crowded:?}");
-        decode(&mut pace, 2, 300, |n| 0.006 / n as f64);
-        let again = decode(&mut pace, 2, 200, |n| 0.006 / n as f64);
+        decode(&mut tuner, 2, 300, |n| 0.006 / n as f64);
+        let again = decode(&mut tuner, 2, 200, |n| 0.006 / n as f64);
         assert!(share(&again, 2) > 0.9, "{again:?}");
     }
 
     #[test]
     fn the_best_of_many_cores_is_found() {
         // Barriers cost more with every thread: the optimum is at 8 of 12.
-        let mut pace = Pace::new(12);
+        let mut tuner = ThreadTuner::new(12);
         let time = |n: usize| 0.012 / n as f64 + 0.0001 * n as f64;
-        decode(&mut pace, 12, 200, time);
-        let counts = decode(&mut pace, 12, 400, time);
+        decode(&mut tuner, 12, 200, time);
+        let counts = decode(&mut tuner, 12, 400, time);
         assert!(share(&counts, 8) + share(&counts, 12) > 0.9, "{counts:?}");
     }
 
     #[test]
     fn one_thread_is_never_more_than_one() {
-        let mut pace = Pace::new(1);
-        assert_eq!(decode(&mut pace, 1, 5, |_| 0.01), [(1, 5)]);
-        let mut pace = Pace::new(8);
-        assert_eq!(decode(&mut pace, 1, 5, |_| 0.01), [(1, 5)]);
+        let mut tuner = ThreadTuner::new(1);
+        assert_eq!(decode(&mut tuner, 1, 5, |_| 0.01), [(1, 5)]);
+        let mut tuner = ThreadTuner::new(8);
+        assert_eq!(decode(&mut tuner, 1, 5, |_| 0.01), [(1, 5)]);
     }
 }

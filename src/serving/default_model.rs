@@ -1,0 +1,184 @@
+//! The model that serves names nobody knows: found on disk, or fetched, or another one in its place.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::model::Model;
+use super::state::Fetch;
+use crate::config::Config;
+use crate::models::{ModelError, Progress, PullOptions, Store};
+
+/// Bytes between two reports of how far a download is.
+const REPORT_EVERY: u64 = 4 << 20;
+
+/// What serves names that nobody knows.
+#[derive(Debug, Clone)]
+pub enum DefaultModel {
+    /// Being looked for on disk, and GPUs in the machine.
+    Searching,
+    /// Being fetched.
+    Fetching(Fetch),
+    /// Known; it may still load.
+    Known {
+        /// The model.
+        model: Arc<Model>,
+        /// Why it is not the one asked for, when it is not.
+        instead: Option<String>,
+    },
+    /// None can be had.
+    Failed {
+        /// One sentence.
+        reason: String,
+    },
+}
+
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) multilingual: bool,
+    pub(super) instead: Option<String>,
+}
+
+/// Where and how to look.
+pub(super) struct Search<'a> {
+    pub(super) config: &'a Config,
+    /// The configuration's folder: paths count from there.
+    pub(super) folder: &'a Path,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) state: &'a watch::Sender<DefaultModel>,
+    /// Set when the program ends.
+    pub(super) cancel: Arc<AtomicBool>,
+}
+
+impl Search<'_> {
+    /// The configured model, fetched if need be, or the fallback.
+    pub(super) fn run(&self) -> Result<Found, String> {
+        let wanted = &self.config.whisper.model_path;
+        let reason = match self.one(wanted) {
+            Ok(found) => return Ok(found),
+            Err(ModelError::Cancelled) => return Err(ModelError::Cancelled.to_string()),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(model = %wanted, %reason, "the configured model cannot be had");
+        let fallback = &self.config.whisper.fallback_model;
+        match self.one(fallback) {
+            Ok(found) => {
+                let name = &found.name;
+                let instead = format!("`{wanted}` cannot be had ({reason}); `{name}` is served instead");
+                tracing::warn!("{instead}");
+                Ok(Found {
+                    instead: Some(instead),
+                    ..found
+                })
+            }
+            Err(error) => Err(format!(
+                "neither `{wanted}` ({reason}) nor `{fallback}` ({error}) can be had"
+            )),
+        }
+    }
+
+    fn one(&self, wanted: &str) -> Result<Found, ModelError> {
+        let missing = match self.store.resolve(&in_folder(self.folder, wanted)) {
+            Ok(model) => {
+                return Ok(Found {
+                    multilingual: model.header.multilingual(),
+                    name: model.name,
+                    path: model.path,
+                    instead: None,
+                });
+            }
+            Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        // `models/ggml-NAME.bin` of a catalogue model is as good as its name.
+        let stem = Path::new(wanted)
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let bare = stem.strip_prefix("ggml-").unwrap_or(&stem);
+        let bare = bare.strip_suffix(".bin").unwrap_or(bare);
+        if !self.config.whisper.auto_download || self.store.catalogue().find(bare).is_none() {
+            return Err(missing);
+        }
+        tracing::info!("fetching the model `{bare}`");
+        let fetch = Fetch {
+            model: bare.to_owned(),
+            ..Fetch::default()
+        };
+        let report = Report::new(self.progress, self.state, fetch);
+        let options = PullOptions {
+            cancel: Some(self.cancel.clone()),
+            ..PullOptions::default()
+        };
+        let path = self.store.pull(bare, &options, &report)?;
+        let model = self.store.resolve(&path.display().to_string())?;
+        self.state.send_replace(DefaultModel::Searching);
+        Ok(Found {
+            multilingual: model.header.multilingual(),
+            name: bare.to_owned(),
+            path,
+            instead: None,
+        })
+    }
+}
+
+/// A path of the configuration counts from the configuration's folder; a name stays a name.
+pub(super) fn in_folder(folder: &Path, wanted: &str) -> String {
+    let direct = folder.join(wanted);
+    if direct.is_file() {
+        direct.to_string_lossy().into_owned()
+    } else {
+        wanted.to_owned()
+    }
+}
+
+/// Tells the state as well as whoever listens.
+struct Report<'a> {
+    progress: &'a dyn Progress,
+    state: &'a watch::Sender<DefaultModel>,
+    fetch: Mutex<Fetch>,
+    told: AtomicU64,
+}
+
+impl<'a> Report<'a> {
+    fn new(progress: &'a dyn Progress, state: &'a watch::Sender<DefaultModel>, fetch: Fetch) -> Self {
+        state.send_replace(DefaultModel::Fetching(fetch.clone()));
+        Self {
+            progress,
+            state,
+            fetch: Mutex::new(fetch),
+            told: AtomicU64::new(0),
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Fetch)) {
+        let mut fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut fetch);
+        let told = self.told.load(Ordering::Relaxed);
+        if fetch.done == 0 || fetch.done >= told + REPORT_EVERY {
+            self.told.store(fetch.done, Ordering::Relaxed);
+            self.state.send_replace(DefaultModel::Fetching(fetch.clone()));
+        }
+    }
+}
+
+impl Progress for Report<'_> {
+    fn begin(&self, what: &str, total: Option<u64>) {
+        self.update(|fetch| (fetch.done, fetch.total) = (0, total));
+        self.progress.begin(what, total);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.update(|fetch| fetch.done += bytes);
+        self.progress.advance(bytes);
+    }
+
+    fn note(&self, text: &str) {
+        self.progress.note(text);
+    }
+}

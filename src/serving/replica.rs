@@ -1,0 +1,522 @@
+//! One engine kept running on one device: started, started again when it ends, moved to the CPU when its GPU keeps
+//! failing, and back when the GPU can be trusted again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::reference;
+use super::slots::Slots;
+use crate::engine::{DecodeOptions, DeviceReport, Engine, EngineError, EngineSpec, StartEngine, WindowEvent};
+use crate::metrics::Metrics;
+
+/// A large model on a slow disk with shader compilation takes minutes.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(600);
+/// Deaths in a row on a GPU, without a window transcribed between them, before the CPU takes over.
+const GPU_DEATHS: u32 = 2;
+/// Starts in a row that ended without a word before the model counts as broken for a while.
+const START_DEATHS: u32 = 3;
+/// Pause before a broken model is tried again.
+const BROKEN_PAUSE: Duration = Duration::from_secs(10);
+/// An engine that lived so long starts with a clean record.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+/// First pause before an engine that ended is started again; half as much again after each death in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The pauses grow to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// When a GPU that was given up is tried again: so long after the last failure, the last one for ever after.
+const PROBATION: [Duration; 3] = [
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+];
+/// The reference clip may take so long on a GPU on probation.
+const PROBE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where an engine shall run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The GPU with this number in ggml's count.
+    Gpu(u32),
+    /// The processor.
+    Cpu,
+}
+
+impl std::fmt::Display for Placement {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gpu(number) => write!(out, "gpu {number}"),
+            Self::Cpu => out.write_str("cpu"),
+        }
+    }
+}
+
+/// A move from one device to another.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Fallback {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// For example `gpu 0`.
+    pub from: String,
+    /// For example `cpu`.
+    pub to: String,
+    /// What happened, in one sentence.
+    pub reason: String,
+}
+
+/// How engines of one model are made.
+#[derive(Debug, Clone)]
+pub struct EnginePlan {
+    /// The model and everything but the device.
+    pub spec: EngineSpec,
+    /// Slots when on the CPU.
+    pub cpu_slots: usize,
+    /// Flash attention when on the CPU.
+    pub cpu_flash_attention: bool,
+    /// Starts engines.
+    pub starter: Arc<dyn StartEngine>,
+}
+
+impl EnginePlan {
+    /// The specification for a device.
+    pub(super) fn spec_for(&self, placement: Placement, gpu_slots: usize) -> EngineSpec {
+        match placement {
+            Placement::Gpu(number) => EngineSpec {
+                gpu_device: Some(number),
+                slots: gpu_slots,
+                ..self.spec.clone()
+            },
+            Placement::Cpu => EngineSpec {
+                gpu_device: None,
+                slots: self.cpu_slots,
+                flash_attention: self.cpu_flash_attention,
+                ..self.spec.clone()
+            },
+        }
+    }
+}
+
+/// An engine that can take windows, and the count of those it has.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadyEngine {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) rate: Arc<Rate>,
+}
+
+/// Core seconds for each second of audio, measured.
+#[derive(Debug, Default)]
+pub(crate) struct Rate(Mutex<Option<f64>>);
+
+/// How fast old measurements fade.
+const RATE_WEIGHT: f64 = 0.2;
+
+impl Rate {
+    pub(crate) fn value(&self) -> Option<f64> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn measured(&self, core_seconds: f64, audio_seconds: f64) {
+        let fresh = core_seconds / audio_seconds.max(1.0);
+        let mut rate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *rate = Some(rate.map_or(fresh, |old| old + RATE_WEIGHT * (fresh - old)));
+    }
+}
+
+/// What a replica is doing.
+#[derive(Debug, Clone)]
+pub(crate) enum ReplicaState {
+    /// The first engine loads.
+    Starting,
+    /// Windows can run.
+    Ready(ReadyEngine),
+    /// An engine ended; the next one loads.
+    Restarting,
+    /// Nothing can be served until the next try.
+    Broken(String),
+    /// Told to end.
+    Stopped,
+}
+
+impl ReplicaState {
+    /// The engine that takes windows, unless it has just ended.
+    pub(crate) fn ready(&self) -> Option<&ReadyEngine> {
+        match self {
+            Self::Ready(ready) if ready.engine.death().is_none() => Some(ready),
+            _ => None,
+        }
+    }
+}
+
+/// What the replicas of a model share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) changes: Arc<watch::Sender<u64>>,
+    pub(crate) fallbacks: Arc<Mutex<Vec<Fallback>>>,
+    pub(crate) probe_now: Arc<Notify>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            changes: Arc::new(watch::channel(0).0),
+            fallbacks: Arc::default(),
+            probe_now: Arc::default(),
+            metrics,
+        }
+    }
+
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn moved(&self, from: Placement, to: Placement, reason: &str) {
+        let fallback = Fallback {
+            at: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs()),
+            from: from.to_string(),
+            to: to.to_string(),
+            reason: reason.to_owned(),
+        };
+        self.fallbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(fallback);
+    }
+}
+
+/// One engine's place: a device now, another after trouble. Dropping it ends its engine.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    state: watch::Receiver<ReplicaState>,
+    stop: watch::Sender<bool>,
+}
+
+impl Replica {
+    /// Starts supervising in the background.
+    pub(crate) fn start(plan: EnginePlan, home: Placement, shared: Shared) -> Self {
+        let (state, seen) = watch::channel(ReplicaState::Starting);
+        let (stop, stopped) = watch::channel(false);
+        let supervisor = Supervisor {
+            gpu_slots: plan.spec.slots.max(1),
+            plan,
+            home,
+            placement: home,
+            state,
+            stop: stopped,
+            shared,
+            deaths: 0,
+            failed_probes: 0,
+            next_probe: None,
+            rates: [Arc::default(), Arc::default()],
+        };
+        tokio::spawn(supervisor.run());
+        Self { state: seen, stop }
+    }
+
+    pub(crate) fn state(&self) -> ReplicaState {
+        self.state.borrow().clone()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+    }
+}
+
+struct Supervisor {
+    plan: EnginePlan,
+    home: Placement,
+    placement: Placement,
+    gpu_slots: usize,
+    state: watch::Sender<ReplicaState>,
+    stop: watch::Receiver<bool>,
+    shared: Shared,
+    /// In a row, without a window transcribed between them.
+    deaths: u32,
+    failed_probes: usize,
+    next_probe: Option<Instant>,
+    /// On the CPU, on the GPU.
+    rates: [Arc<Rate>; 2],
+}
+
+/// Why an engine no longer serves.
+enum Left {
+    Gone,
+    Stopped,
+    /// A GPU on probation gave the CPU's words.
+    Proved(Arc<dyn Engine>),
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let mut next: Option<Arc<dyn Engine>> = None;
+        loop {
+            let began = Instant::now();
+            let started = if let Some(engine) = next.take() {
+                Ok(engine)
+            } else {
+                let spec = self.plan.spec_for(self.placement, self.gpu_slots);
+                tokio::select! {
+                    started = self.plan.starter.start(&spec, START_LIMIT) => started,
+                    _ = self.stop.wait_for(|stop| *stop) => break,
+                }
+            };
+            let while_starting = started.is_err();
+            let trouble = match started {
+                Ok(engine) if self.placement != Placement::Cpu && !engine.report().gpu => {
+                    // ggml went on with the CPU without an error: the classic silent fallback.
+                    let reason = silent_reason(engine.report());
+                    self.give_up(&reason);
+                    continue;
+                }
+                Ok(engine) => {
+                    let ready = ReadyEngine {
+                        engine: engine.clone(),
+                        slots: Arc::default(),
+                        rate: self.rates[usize::from(engine.report().gpu)].clone(),
+                    };
+                    self.show(ReplicaState::Ready(ready.clone()));
+                    let left = self.serve(&ready).await;
+                    if ready.slots.completed() > 0 || began.elapsed() > LONG_LIFE {
+                        self.deaths = 0;
+                    }
+                    match left {
+                        Left::Gone => {}
+                        Left::Stopped => {
+                            engine.kill("the model is being unloaded");
+                            break;
+                        }
+                        Left::Proved(gpu) => {
+                            // Windows that run on the old engine keep it until they end.
+                            self.placement = self.home;
+                            self.deaths = 0;
+                            next = Some(gpu);
+                            continue;
+                        }
+                    }
+                    self.show(ReplicaState::Restarting);
+                    self.shared.metrics.engine_restarts.add(1);
+                    engine.death().unwrap_or_else(|| EngineError::outside("ended"))
+                }
+                Err(error) => error,
+            };
+            if trouble.is_outside() {
+                self.shared.metrics.outside_deaths.add(1);
+            }
+            if !self.after(&trouble, while_starting).await {
+                break;
+            }
+        }
+        self.show(ReplicaState::Stopped);
+    }
+
+    fn show(&self, state: ReplicaState) {
+        let _ = self.state.send_replace(state);
+        self.shared.changed();
+    }
+
+    /// Decides what comes after an engine's end, and pauses; false when the replica is to stop.
+    async fn after(&mut self, trouble: &EngineError, while_starting: bool) -> bool {
+        self.deaths += 1;
+        let refused = matches!(trouble, EngineError::StartFailed { .. });
+        let mut pause = pause(self.deaths);
+        match self.placement {
+            // Fewer windows side by side need less memory; only one is the last thing to try before the CPU.
+            Placement::Gpu(number) if self.gpu_slots > 1 && out_of_memory(trouble) => {
+                self.gpu_slots /= 2;
+                tracing::warn!(gpu = number, slots = self.gpu_slots, %trouble, "GPU memory is short: fewer slots");
+                self.deaths = 0;
+            }
+            // A start that fails on the GPU does not get better by itself; a death may have been the window's fault.
+            Placement::Gpu(_) if self.deaths >= GPU_DEATHS || refused => {
+                self.give_up(&trouble.to_string());
+                return !*self.stop.borrow();
+            }
+            Placement::Cpu
+                if refused || (while_starting && !trouble.is_outside() && self.deaths >= START_DEATHS) =>
+            {
+                tracing::error!(%trouble, "the model cannot be served; trying again in {BROKEN_PAUSE:?}");
+                self.show(ReplicaState::Broken(trouble.to_string()));
+                pause = BROKEN_PAUSE;
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            _ = self.stop.wait_for(|stop| *stop) => false,
+        }
+    }
+
+    /// The CPU takes over; the GPU is on probation.
+    fn give_up(&mut self, reason: &str) {
+        tracing::warn!(from = %self.placement, %reason, "GPU → CPU");
+        self.shared.metrics.fallbacks.add(1);
+        self.shared.moved(self.placement, Placement::Cpu, reason);
+        self.placement = Placement::Cpu;
+        self.deaths = 0;
+        self.failed_probes = 0;
+        self.next_probe = Some(Instant::now() + PROBATION[0]);
+    }
+
+    /// Until the engine is gone, the replica is to stop, or a better device is there.
+    async fn serve(&mut self, ready: &ReadyEngine) -> Left {
+        let mut gone = ready.engine.watch();
+        let shared = self.shared.clone();
+        loop {
+            let due = self.next_probe;
+            let probe = async {
+                match due {
+                    Some(at) => {
+                        tokio::select! {
+                            () = tokio::time::sleep_until(at) => {}
+                            () = shared.probe_now.notified() => {}
+                        }
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = gone.wait_for(|gone| *gone) => return Left::Gone,
+                _ = self.stop.wait_for(|stop| *stop) => return Left::Stopped,
+                () = probe => {}
+            }
+            let spec = self.plan.spec_for(self.home, self.gpu_slots);
+            let proved = tokio::select! {
+                proved = probe_gpu(self.plan.starter.as_ref(), &spec, &ready.engine) => proved,
+                _ = gone.wait_for(|gone| *gone) => return Left::Gone,
+                _ = self.stop.wait_for(|stop| *stop) => return Left::Stopped,
+            };
+            self.shared.metrics.gpu_probes.add(1);
+            match proved {
+                Ok(engine) => {
+                    tracing::info!(to = %self.home, "the GPU gives the CPU's words: it serves again");
+                    self.shared
+                        .moved(Placement::Cpu, self.home, "it gave the CPU's words again");
+                    self.next_probe = None;
+                    return Left::Proved(engine);
+                }
+                Err(reason) => {
+                    self.failed_probes += 1;
+                    let wait = PROBATION[self.failed_probes.min(PROBATION.len() - 1)];
+                    tracing::warn!(gpu = %self.home, %reason, "still not to be trusted; the next try is in {wait:?}");
+                    self.next_probe = Some(Instant::now() + wait);
+                }
+            }
+        }
+    }
+}
+
+/// Starts an engine on the GPU and compares its words with those of the engine that serves.
+async fn probe_gpu(
+    starter: &dyn StartEngine,
+    spec: &EngineSpec,
+    serving: &Arc<dyn Engine>,
+) -> Result<Arc<dyn Engine>, String> {
+    let engine = starter
+        .start(spec, START_LIMIT)
+        .await
+        .map_err(|error| error.to_string())?;
+    if !engine.report().gpu {
+        return Err(silent_reason(engine.report()));
+    }
+    let got = words_of(&engine).await?;
+    let expected = words_of(serving).await?;
+    if got == expected {
+        Ok(engine)
+    } else {
+        Err(format!("it hears {got:?} where the CPU hears {expected:?}"))
+    }
+}
+
+async fn words_of(engine: &Arc<dyn Engine>) -> Result<Vec<String>, String> {
+    let options = DecodeOptions {
+        language: Some("en".to_owned()),
+        ..DecodeOptions::default()
+    };
+    let mut window = engine.submit(Arc::new(reference::samples()), options, 1);
+    let ended = async {
+        loop {
+            if let WindowEvent::Ended(outcome) = window.next().await {
+                return outcome;
+            }
+        }
+    };
+    match tokio::time::timeout(PROBE_LIMIT, ended).await {
+        Ok(Ok(transcript)) => Ok(reference::words(&transcript)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
+    }
+}
+
+/// Grows from death to death, so that a machine that is short of memory gets time.
+fn pause(deaths: u32) -> Duration {
+    let factor = 1.5_f64.powi(deaths.saturating_sub(1).min(32) as i32);
+    FIRST_PAUSE.mul_f64(factor).min(LONGEST_PAUSE)
+}
+
+/// Words with which CUDA, Vulkan, ggml and whisper.cpp say that memory is short.
+fn out_of_memory(trouble: &EngineError) -> bool {
+    let said = match trouble {
+        EngineError::Died { log, .. } => log.join("\n"),
+        EngineError::StartFailed { reason } => reason.clone(),
+        _ => return false,
+    };
+    let said = said.to_lowercase();
+    [
+        "out of memory",
+        "failed to allocate",
+        "outofdevicememory",
+        "cannot set up a state",
+        "alloc_buffer",
+        "alloc_tensor",
+    ]
+    .iter()
+    .any(|words| said.contains(words))
+}
+
+fn silent_reason(report: &DeviceReport) -> String {
+    let said = report.device_log.iter().rev().find(|l| {
+        ["fail", "rror", "nsupported", "no GPU", "No devices"]
+            .iter()
+            .any(|word| l.contains(word))
+    });
+    match said {
+        Some(line) => format!("ggml went on with the CPU: {line}"),
+        None => "ggml went on with the CPU without saying why".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::DeathCause;
+
+    #[test]
+    fn memory_trouble_is_told_from_other_trouble() {
+        let died = |line: &str| EngineError::Died {
+            status: "abort".to_owned(),
+            cause: DeathCause::Own,
+            in_flight: 1,
+            log: vec![line.to_owned()],
+        };
+        assert!(out_of_memory(&died("CUDA error: out of memory")));
+        assert!(out_of_memory(&died(
+            "alloc_tensor_range: failed to allocate Vulkan0 buffer of size 1"
+        )));
+        assert!(!out_of_memory(&died("an illegal memory access was encountered")));
+        assert!(!out_of_memory(&EngineError::Cancelled));
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        assert_eq!(pause(1), FIRST_PAUSE);
+        assert!(pause(5) > pause(4));
+        assert_eq!(pause(1000), LONGEST_PAUSE);
+    }
+}
