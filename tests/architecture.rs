@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Room → rooms it may use. Every module of `src/lib.rs` stands here.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     // Leaves: they know nobody.
     ("languages", &[]),
     ("metrics", &[]),
@@ -39,9 +39,11 @@ const ARROWS: [(&str, &[&str]); 21] = [
         "schedule",
         &["audio", "engine", "metrics", "serving", "transcript"],
     ),
+    ("admission", &["metrics", "schedule", "serving"]),
     (
         "jobs",
         &[
+            "admission",
             "audio",
             "config",
             "engine",
@@ -57,6 +59,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     (
         "status",
         &[
+            "admission",
             "config",
             "diagnostics",
             "engine",
@@ -71,12 +74,14 @@ const ARROWS: [(&str, &[&str]); 21] = [
     (
         "http",
         &[
+            "admission",
             "audio",
             "config",
             "jobs",
             "languages",
             "locale",
             "render",
+            "schedule",
             "serving",
             "status",
             "transcript",
@@ -85,13 +90,23 @@ const ARROWS: [(&str, &[&str]); 21] = [
     (
         "app",
         &[
-            "config", "engine", "http", "jobs", "locale", "metrics", "models", "schedule", "serving",
+            "admission",
+            "config",
+            "engine",
+            "http",
+            "jobs",
+            "locale",
+            "metrics",
+            "models",
+            "schedule",
+            "serving",
             "status",
         ],
     ),
     (
         "cli",
         &[
+            "admission",
             "app",
             "audio",
             "config",

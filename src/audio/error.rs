@@ -1,6 +1,6 @@
 //! Why a recording cannot be decoded.
 
-/// Why a recording cannot be decoded. Every variant but the last two is the sender's to mend.
+/// Why a recording cannot be decoded. Every variant but the last three is the sender's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// Not one byte.
@@ -95,6 +95,9 @@ pub enum AudioError {
         /// Bytes seen so far.
         seen_bytes: u64,
     },
+    /// The disk that keeps uploads has no room.
+    #[error("no room to keep the upload")]
+    StorageFull,
     /// The request ended while its recording was decoded.
     #[error("cancelled")]
     Cancelled,

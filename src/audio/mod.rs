@@ -27,12 +27,14 @@ mod resample;
 mod riff;
 mod sniff;
 mod source;
+mod spool;
 mod upload;
 
 pub use decode::AudioStream;
 pub use error::AudioError;
 pub use sniff::{Container, Sniffed};
-pub use upload::{Spool, UploadedAudio};
+pub use spool::{Spool, SpoolFolder};
+pub use upload::UploadedAudio;
 
 /// Sample rate in Hz of every Whisper model (whisper.cpp `WHISPER_SAMPLE_RATE`).
 pub const SAMPLE_RATE_HZ: u32 = 16_000;

@@ -142,22 +142,29 @@ pub fn run() -> ExitCode {
 fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
     crate::telemetry::init(!matches!(command, Command::Serve));
     match command {
-        Command::Serve => runtime()?.block_on(serve::run(common)),
-        Command::Transcribe(arguments) => runtime()?.block_on(transcribe::run(common, arguments)),
+        Command::Serve => in_runtime(serve::run(common)),
+        Command::Transcribe(arguments) => in_runtime(transcribe::run(common, arguments)),
         Command::Models(command) => models::run(common, command),
-        Command::Doctor { json } => runtime()?.block_on(doctor::run(common, json)),
+        Command::Doctor { json } => in_runtime(doctor::run(common, json)),
         Command::CheckConfig => check_config(common),
         Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Threads that may not be interrupted (a download that waits for a silent server, a driver's tool that hangs) are
+/// left behind after so long: the program ends, and they with it.
+const BLOCKED_THREADS: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // The async side only shovels bytes; cores belong to the engines.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(crate::schedule::available_cores().clamp(2, 4))
         .enable_all()
         .build()
-        .context("cannot start the async runtime")
+        .context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_THREADS);
+    outcome
 }
 
 fn check_config(common: &Common) -> anyhow::Result<ExitCode> {

@@ -11,11 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress::Shown;
 use super::{Common, say_error};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Client;
 use crate::app::App;
 use crate::audio::UploadedAudio;
 use crate::jobs::{JobEvent, JobRunner, TranscribeOptions};
 use crate::languages;
 use crate::render::{self, Family, Presentation, ResponseFormat};
+use crate::schedule::PriorityClass;
 use crate::transcript::{Segment, Task, Transcript};
 
 #[derive(Debug, Args)]
@@ -64,8 +68,7 @@ pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
         bail!("the prompt must not contain a NUL character");
     }
     let shown = Arc::new(Shown::new());
-    app.load(shown.clone(), &tokio_util::sync::CancellationToken::new())
-        .await;
+    app.load(shown.clone(), &CancellationToken::new()).await;
     shown.finish();
 
     let options = TranscribeOptions {
@@ -79,11 +82,13 @@ pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result
         word_times: arguments.words,
         ..TranscribeOptions::default()
     };
-    let ticket = app
-        .jobs
-        .admit()
+    let arrival = app
+        .admission
+        .enter("command line".into(), Client::Anonymous, None)
         .map_err(|_| anyhow::anyhow!("no place is free"))?;
-    let mut job = app.jobs.start(audio, options, ticket);
+    let lease = app.jobs.resolve(&app.config.whisper.model_path).await?;
+    let request = arrival.admit(PriorityClass::Interactive, lease);
+    let mut job = app.jobs.start(request, audio, options);
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {

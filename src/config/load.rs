@@ -254,6 +254,24 @@ fn value_of(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
+/// A year; sums with it fit every clock.
+const MOST_SECONDS: u64 = 31_536_000;
+
+/// `scheme://host[:port]` as browsers send it in `Origin` (RFC 6454 section 7), or `null`.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else {
+        return text == "null";
+    };
+    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let host_ok = !host.is_empty()
+        && host.is_ascii()
+        && !host.contains(|c: char| "/?#@\\,*".contains(c) || c.is_whitespace() || c.is_control());
+    scheme_ok && host_ok
+}
+
 fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     let check = |ok: bool, key: &str, value: String, accepted: &str| {
         if ok {
@@ -340,6 +358,44 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         "…".to_owned(),
         "keys are not empty and ASCII",
     )?;
+    for (key, mebibytes) in [
+        ("server.max_file_size_mb", config.server.max_file_size_mb),
+        ("performance.max_spool_mb", p.max_spool_mb),
+        ("audio.spool_memory_mb", config.audio.spool_memory_mb as u64),
+        ("audio.max_metadata_mb", config.audio.max_metadata_mb as u64),
+    ] {
+        check(
+            mebibytes <= super::MOST_MEBIBYTES,
+            key,
+            mebibytes.to_string(),
+            "at most 1099511627776 MiB are accepted",
+        )?;
+    }
+    for (key, seconds) in [
+        (
+            "server.shutdown_grace_seconds",
+            config.server.shutdown_grace_seconds,
+        ),
+        (
+            "server.body_idle_timeout_seconds",
+            config.server.body_idle_timeout_seconds,
+        ),
+    ] {
+        check(
+            seconds <= MOST_SECONDS,
+            key,
+            seconds.to_string(),
+            "at most 31536000 (a year) are accepted",
+        )?;
+    }
+    for origin in &config.server.cors_origins {
+        check(
+            origin == "*" || is_origin(origin),
+            "server.cors_origins",
+            format!("{origin:?}"),
+            "`*`, or origins such as `https://app.example` or `http://localhost:3000`, without a path",
+        )?;
+    }
     let a = &config.audio;
     check(
         a.max_decode_seconds_per_second > 0.0,
@@ -431,6 +487,53 @@ mod tests {
             error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn sizes_that_would_wrap_and_origins_that_browsers_never_send_are_refused() {
+        for (file, named) in [
+            (
+                "[audio]\nspool_memory_mb = 17592186044416\n",
+                "audio.spool_memory_mb",
+            ),
+            (
+                "[audio]\nmax_metadata_mb = 17592186044416\n",
+                "audio.max_metadata_mb",
+            ),
+            (
+                "[server]\nmax_file_size_mb = 17592186044416\n",
+                "server.max_file_size_mb",
+            ),
+            (
+                "[performance]\nmax_spool_mb = 17592186044416\n",
+                "performance.max_spool_mb",
+            ),
+            (
+                "[server]\nshutdown_grace_seconds = 9223372036854775807\n",
+                "shutdown_grace_seconds",
+            ),
+            ("[server]\ncors_origins = [\"app.example\"]\n", "app.example"),
+            (
+                "[server]\ncors_origins = [\"https://app.example/\"]\n",
+                "https://app.example/",
+            ),
+            (
+                "[server]\ncors_origins = [\"https://a.example, https://b.example\"]\n",
+                "cors_origins",
+            ),
+            ("[server]\ncors_origins = [\"https://\\n\"]\n", "cors_origins"),
+        ] {
+            let error = load_text(file, &[], &Overrides::default())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(named) && error.contains("accepted") || error.contains("origins"),
+                "{error}"
+            );
+        }
+        let good =
+            "[server]\ncors_origins = [\"*\", \"null\", \"http://localhost:3000\", \"https://[::1]:8443\"]\n";
+        assert!(load_text(good, &[], &Overrides::default()).is_ok());
     }
 
     #[test]

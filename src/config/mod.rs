@@ -47,8 +47,11 @@ pub struct ServerConfig {
     pub shutdown_grace_seconds: u64,
     /// Seconds that a request waits without progress after its engine failed, before it is answered with 503.
     pub request_deadline_seconds: u64,
-    /// Seconds without a byte of body after which an upload is given up (408).
+    /// Seconds of waiting for a client in which it must bring or take `min_transfer_bytes_per_second`; else its upload is
+    /// given up (408), or its connection closed while it should read.
     pub body_idle_timeout_seconds: u64,
+    /// Slowest transfer in bytes a second; uploads must be sixteen times as fast while every place is taken.
+    pub min_transfer_bytes_per_second: u64,
     /// Refuse unknown `api-version` values as the service does.
     pub strict_api_version: bool,
     /// Refuse deployment and model names that `[deployments]`, the catalogue or the model folder do not know.
@@ -58,6 +61,14 @@ pub struct ServerConfig {
     /// Web origins that browsers may call from; `["*"]` allows all, empty none.
     pub cors_origins: Vec<String>,
 }
+
+/// Bytes of so many MiB. Settings are checked to be below [`MOST_MEBIBYTES`], so that no sum of a few of them wraps.
+pub fn mebibytes(count: u64) -> u64 {
+    count.min(MOST_MEBIBYTES) << 20
+}
+
+/// Largest setting in MiB: one exbibyte.
+pub const MOST_MEBIBYTES: u64 = 1 << 40;
 
 /// Setting of the language of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -92,7 +103,7 @@ pub struct WhisperConfig {
     pub flash_attention: Switch,
     /// Decoders searched in parallel; 1 is greedy. From 1 to 8.
     pub beam_size: u32,
-    /// Run the encoder over the window's length instead of 30 s: `auto` by model, `on`, `off`.
+    /// Run the encoder over the window's length instead of 30 s: `auto` on the CPU only, `on`, `off`.
     pub short_context: Switch,
     /// Unload a model's engine after so many idle seconds; 0 keeps it.
     pub idle_unload_seconds: u64,
@@ -193,6 +204,8 @@ pub struct PerformanceConfig {
     pub max_concurrent_requests: usize,
     /// Requests that may wait beyond those; one more gets 429 with `Retry-After`.
     pub queue_length: usize,
+    /// Most MiB of recordings kept for all requests together; one more byte gets 429.
+    pub max_spool_mb: u64,
     /// A window may take this many times what the measured rate promises before its engine is killed.
     pub watchdog_factor: f64,
     /// Seconds that every window gets, whatever was measured; eight times as many before the first measurement.
@@ -217,7 +230,7 @@ pub struct AudioConfig {
     pub max_decode_seconds_per_second: f64,
     /// Uploads above this many MiB go to a temporary file.
     pub spool_memory_mb: usize,
-    /// Folder of temporary files; absent: the system's.
+    /// Folder of temporary files; absent: `/var/tmp`, or the system's where that is a RAM disk or cannot be written.
     pub spool_dir: Option<PathBuf>,
     /// `auto` lets an installed `ffmpeg` decode what this program cannot; `off` never.
     pub ffmpeg: FfmpegSetting,
@@ -265,6 +278,7 @@ impl Default for ServerConfig {
             shutdown_grace_seconds: 30,
             request_deadline_seconds: 3600,
             body_idle_timeout_seconds: 30,
+            min_transfer_bytes_per_second: 1024,
             strict_api_version: false,
             strict_deployments: false,
             stream_whisper_1: true,
@@ -298,6 +312,7 @@ impl Default for PerformanceConfig {
             slots: Count::Auto,
             max_concurrent_requests: 16,
             queue_length: 64,
+            max_spool_mb: 16_384,
             watchdog_factor: 20.0,
             watchdog_min_seconds: 120.0,
         }

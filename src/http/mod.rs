@@ -5,6 +5,7 @@
 //! its form ([`form`], [`fields`]), and [`crate::render`] or [`stream`].
 
 mod auth;
+mod connection;
 pub mod diagnostics;
 mod dialect;
 mod drain;
@@ -28,12 +29,15 @@ use tower::ServiceBuilder;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 pub use auth::Keys;
+pub use connection::Transfer;
 pub use dialect::Dialect;
 pub use edge::{Outcome, RequestContext};
 pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};
 pub use form::TranscriptionRequest;
 pub use serve::{HEAD_TIMEOUT, serve};
 
+use crate::admission::Admission;
+use crate::audio::SpoolFolder;
 use crate::config::Config;
 use crate::jobs::JobRunner;
 
@@ -45,6 +49,10 @@ pub type Observer = Arc<dyn Fn(&Outcome) + Send + Sync>;
 pub struct AppState {
     /// Does the work.
     pub jobs: Arc<dyn JobRunner>,
+    /// Who may come in.
+    pub admission: Admission,
+    /// Where uploads are kept.
+    pub spool_folder: Arc<SpoolFolder>,
     /// The effective configuration.
     pub config: Arc<Config>,
     /// Whom to serve.
@@ -63,10 +71,13 @@ impl std::fmt::Debug for AppState {
 
 impl AppState {
     /// State without an observer.
-    pub fn new(jobs: Arc<dyn JobRunner>, config: Arc<Config>) -> Self {
+    pub fn new(jobs: Arc<dyn JobRunner>, admission: Admission, config: Arc<Config>) -> Self {
         let keys = Keys::new(&config.server.api_keys);
+        let spool_folder = SpoolFolder::choose(config.audio.spool_dir.as_deref());
         Self {
             jobs,
+            admission,
+            spool_folder: Arc::new(spool_folder),
             config,
             keys,
             observe: None,

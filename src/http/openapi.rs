@@ -422,7 +422,7 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::fields::KNOWN;
+    use crate::http::fields::{KNOWN, REFUSED};
 
     #[test]
     fn the_form_described_is_the_form_read() {
@@ -435,7 +435,7 @@ mod tests {
             .map(|name| name.trim_end_matches("[]"))
             .filter(|name| *name != "file")
             .collect();
-        let mut read: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+        let mut read: Vec<&str> = KNOWN.iter().map(|known| known.name).chain(REFUSED).collect();
         described.sort_unstable();
         read.sort_unstable();
         assert_eq!(described, read);

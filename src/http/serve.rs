@@ -14,6 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{self, Floored, Transfer};
+
 /// Longest wait for a complete request head, also of a connection that is kept alive between two requests. Longer
 /// than the clients of our examples keep theirs (5 s for `openai` in Python, 4 s in Node, 60 s behind nginx).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -23,6 +25,7 @@ pub async fn serve(
     mut listener: TcpListener,
     router: Router,
     head_timeout: Duration,
+    transfer: Transfer,
     stop: CancellationToken,
 ) {
     let mut server = http1::Builder::new();
@@ -35,6 +38,8 @@ pub async fn serve(
             () = stop.cancelled() => break,
         };
         let service = TowerToHyperService::new(router.clone());
+        connection::prepare(&stream);
+        let stream = Floored::new(stream, transfer);
         let connection = server.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -55,6 +60,11 @@ mod tests {
 
     use super::*;
 
+    const TRANSFER: Transfer = Transfer {
+        period: Duration::from_secs(30),
+        bytes_per_second: 1024,
+    };
+
     /// A server that answers after `pause`, and its token.
     async fn start(
         head_timeout: Duration,
@@ -72,7 +82,7 @@ mod tests {
         };
         let router = Router::new().route("/", get(answer));
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, router, head_timeout, stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, head_timeout, TRANSFER, stop.clone()));
         (address, stop, serving)
     }
 

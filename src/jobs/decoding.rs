@@ -32,7 +32,7 @@ pub(super) fn limits(config: &Config) -> AudioLimits {
         max_channels: audio.max_channels,
         max_sample_rate_hz: audio.max_sample_rate_hz,
         max_tracks: audio.max_tracks,
-        max_metadata_bytes: audio.max_metadata_mb << 20,
+        max_metadata_bytes: crate::config::mebibytes(audio.max_metadata_mb as u64) as usize,
         max_decode_seconds_per_second: audio.max_decode_seconds_per_second,
     }
 }
@@ -45,7 +45,7 @@ pub(super) struct Decoder {
     pub(super) ask_ffmpeg: bool,
     pub(super) cancel: CancellationToken,
     /// The place is free only when this thread has ended too.
-    pub(super) _ticket: super::Ticket,
+    pub(super) _request: std::sync::Arc<crate::admission::Admitted>,
 }
 
 impl Decoder {

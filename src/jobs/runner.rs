@@ -1,22 +1,24 @@
 //! The walk itself: decode → windows → schedule → assemble, with nothing held for longer than it must.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
 
 use super::decoding::{Decoder, DecoderMessage, limits};
-use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
+use super::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
+use crate::admission::turns::Turn;
+use crate::admission::{Admission, Admitted};
 use crate::audio::{AudioError, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
 use crate::config::{Config, FfmpegSetting, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
-use crate::schedule::{Deadline, PriorityClass, RequestId, Scheduler, WindowTask};
+use crate::schedule::{RequestId, Scheduler, WindowTask};
 use crate::serving::{Lease, ModelInfo, Registry, ServingError};
 use crate::speech::{Window, WindowerOptions};
 use crate::transcript::{Assembler, Place, Segment, Transcript};
@@ -25,8 +27,8 @@ use crate::transcript::{Assembler, Place, Segment, Transcript};
 const WINDOWS_AHEAD: usize = 2;
 /// Events a slow client may leave unread before its request pauses.
 const EVENTS_AHEAD: usize = 64;
-/// How fast old request times fade.
-const RATE_WEIGHT: f64 = 0.2;
+/// Longest time in service without a window while others wait.
+const TURN_TIME: Duration = Duration::from_secs(1);
 
 /// The real [`JobRunner`].
 #[derive(Debug, Clone)]
@@ -39,22 +41,9 @@ struct Inner {
     config: Arc<Config>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    admission: Admission,
     metrics: Arc<Metrics>,
     locale: Locale,
-    /// Requests in service and waiting together.
-    places: Arc<AtomicUsize>,
-    service: Arc<Semaphore>,
-    /// Smoothed seconds a request is in service.
-    request_seconds: Mutex<f64>,
-}
-
-struct PlaceGuard(Arc<AtomicUsize>, Arc<Metrics>);
-
-impl Drop for PlaceGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-        self.1.in_flight.add(-1);
-    }
 }
 
 impl Jobs {
@@ -63,20 +52,18 @@ impl Jobs {
         config: Arc<Config>,
         registry: Arc<Registry>,
         scheduler: Scheduler,
+        admission: Admission,
         metrics: Arc<Metrics>,
         locale: Locale,
     ) -> Self {
-        let service = Arc::new(Semaphore::new(config.performance.max_concurrent_requests.max(1)));
         Self {
             inner: Arc::new(Inner {
                 config,
                 registry,
                 scheduler,
+                admission,
                 metrics,
                 locale,
-                places: Arc::default(),
-                service,
-                request_seconds: Mutex::new(2.0),
             }),
         }
     }
@@ -85,71 +72,37 @@ impl Jobs {
     pub fn registry(&self) -> &Arc<Registry> {
         &self.inner.registry
     }
-
-    /// Requests in service or waiting.
-    pub fn in_flight(&self) -> usize {
-        self.inner.places.load(Ordering::Relaxed)
-    }
 }
 
 impl JobRunner for Jobs {
-    fn admit(&self) -> Result<Ticket, Busy> {
-        let inner = &self.inner;
-        let performance = &inner.config.performance;
-        let most = performance.max_concurrent_requests.max(1) + performance.queue_length;
-        let taken = inner
-            .places
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < most).then_some(now + 1)
-            });
-        match taken {
-            Ok(_) => {
-                inner.metrics.in_flight.add(1);
-                Ok(Ticket::new(PlaceGuard(
-                    inner.places.clone(),
-                    inner.metrics.clone(),
-                )))
-            }
-            Err(now) => {
-                inner.metrics.busy.add(1);
-                let each = *inner
-                    .request_seconds
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                let rounds = now as f64 / performance.max_concurrent_requests.max(1) as f64;
-                // SDKs ignore waits above 60 s, or obey them for ever.
-                let seconds = (each * rounds / 2.0).clamp(1.0, 59.0);
-                Err(Busy {
-                    retry_after: Duration::from_secs_f64(seconds),
-                })
-            }
-        }
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Lease, ServingError>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.inner.registry.resolve(&name).await })
     }
 
-    fn resolve(&self, name: &str) -> Result<String, ServingError> {
+    fn lookup(&self, name: &str) -> Result<String, ServingError> {
         self.inner.registry.lookup(name)
     }
 
-    fn start(&self, audio: UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle {
+    fn start(&self, request: Arc<Admitted>, audio: UploadedAudio, options: TranscribeOptions) -> JobHandle {
         let (send, events) = mpsc::channel(EVENTS_AHEAD);
-        let cancel = CancellationToken::new();
+        let cancel = request.cancel.clone();
         let inner = self.inner.clone();
-        let token = cancel.clone();
-        let span = tracing::Span::current();
         let work = async move {
             let began = Instant::now();
+            let walk = AssertUnwindSafe(inner.walk(&request, audio, options, &send)).catch_unwind();
             let outcome = tokio::select! {
-                outcome = inner.clone().walk(audio, options, &send, &token, ticket.clone()) => outcome,
-                () = token.cancelled() => Err(JobError::Cancelled),
+                outcome = walk => outcome.unwrap_or_else(|panic| Err(broken(&*panic))),
+                () = request.cancel.cancelled() => Err(JobError::Cancelled),
                 () = send.closed() => Err(JobError::Cancelled),
             };
-            token.cancel(); // ends the decoder
+            request.cancel.cancel(); // ends the decoder
             inner.count(&outcome, began.elapsed());
-            drop(ticket);
+            drop(request);
             let last = outcome.map(|transcript| JobEvent::Finished(Box::new(transcript)));
             let _ = send.send(last).await;
         };
-        tokio::spawn(tracing::Instrument::instrument(work, span));
+        tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
         JobHandle {
             events,
             cancel: cancel.drop_guard(),
@@ -158,6 +111,15 @@ impl JobRunner for Jobs {
 
     fn models(&self) -> Vec<ModelInfo> {
         self.inner.registry.list()
+    }
+}
+
+/// A panic of our own code: no client's fault.
+fn broken(panic: &(dyn std::any::Any + Send)) -> JobError {
+    let words = panic.downcast_ref::<&str>().copied();
+    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    JobError::Internal {
+        detail: format!("panic: {}", words.unwrap_or("without words")),
     }
 }
 
@@ -170,11 +132,7 @@ impl Inner {
                     .audio_us
                     .add((f64::from(transcript.duration) * 1e6) as u64);
                 self.metrics.request_us.add(took.as_micros() as u64);
-                let mut seconds = self
-                    .request_seconds
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                *seconds += RATE_WEIGHT * (took.as_secs_f64() - *seconds);
+                self.admission.served(took);
             }
             Err(JobError::Cancelled | JobError::Audio(AudioError::Cancelled)) => {
                 self.metrics.cancelled.add(1);
@@ -182,6 +140,8 @@ impl Inner {
             Err(
                 JobError::Audio(AudioError::Io(_))
                 | JobError::Failed { .. }
+                | JobError::Internal { .. }
+                | JobError::Deadline { .. }
                 | JobError::Serving(ServingError::Unavailable { .. } | ServingError::Fetching { .. }),
             ) => {
                 self.metrics.failed.add(1);
@@ -193,26 +153,21 @@ impl Inner {
     }
 
     async fn walk(
-        self: Arc<Self>,
+        &self,
+        request: &Arc<Admitted>,
         audio: UploadedAudio,
         options: TranscribeOptions,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
-        cancel: &CancellationToken,
-        ticket: Ticket,
     ) -> Result<Transcript, JobError> {
-        let _service = self
-            .service
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| JobError::Cancelled)?;
-        let lease = self.registry.resolve(&options.deployment).await?;
-        lease.ready().await?;
-        let gpu = lease.model().reports().first().is_some_and(|r| r.gpu);
+        // A model that loads holds up nobody but its own requests.
+        self.ready(request).await?;
+        let turn = request.turn().await;
+        let model = request.lease.model().clone();
+        let gpu = model.reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.transcription_starts(gpu));
         let began = Instant::now();
 
-        let (send, cuts) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
+        let (send, messages) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
         let decoder = Decoder {
             limits: limits(&self.config),
             windower: self.windower(&options),
@@ -222,28 +177,39 @@ impl Inner {
                 ChannelMode::Mixed
             },
             ask_ffmpeg: self.config.audio.ffmpeg == FfmpegSetting::Auto,
-            cancel: cancel.clone(),
-            _ticket: ticket,
+            cancel: request.cancel.clone(),
+            _request: request.clone(),
         };
         let span = tracing::Span::current();
         let decoding = tokio::task::spawn_blocking(move || span.in_scope(|| decoder.run(audio, &send)));
 
-        let mut request = Request::new(&self, lease, options);
-        let result = request.consume(cuts, events).await;
+        let mut walk = Request::new(self, request.clone(), options);
+        let result = walk.consume(Service::new(request, turn), messages, events).await;
         // The decoder's own error comes first: the channel's end is only its shadow.
-        let decoded = decoding.await.unwrap_or_else(|panic| {
-            Err(AudioError::Corrupt {
-                container: "unknown".to_owned(),
-                detail: panic.to_string(),
-            })
-        });
+        let decoded = match decoding.await {
+            Ok(decoded) => decoded.map_err(JobError::from),
+            Err(panic) => Err(JobError::Internal {
+                detail: format!("decoder: {panic}"),
+            }),
+        };
         if !matches!(result, Err(JobError::Failed { .. } | JobError::Serving(_))) {
             decoded?;
         }
         let transcript = result?;
-        let gpu = request.lease.model().reports().first().is_some_and(|r| r.gpu);
+        let gpu = model.reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.inference_time(began.elapsed(), gpu));
         Ok(transcript)
+    }
+
+    async fn ready(&self, request: &Admitted) -> Result<(), JobError> {
+        let began = Instant::now();
+        let limit = request.deadline.at();
+        let ready = tokio::time::timeout_at(limit, request.lease.ready()).await;
+        ready.map_err(|_| JobError::Deadline {
+            seconds: began.elapsed().as_secs(),
+        })??;
+        request.deadline.progressed();
+        Ok(())
     }
 
     fn windower(&self, options: &TranscribeOptions) -> WindowerOptions {
@@ -263,20 +229,92 @@ impl Inner {
     }
 }
 
+/// A request's turn in service, while it has one.
+struct Service<'r> {
+    request: &'r Admitted,
+    turn: Option<Turn>,
+    waiting: Option<BoxFuture<'r, Turn>>,
+    /// The turn gave a window, or its time is over.
+    used: bool,
+    since: tokio::time::Instant,
+}
+
+impl<'r> Service<'r> {
+    fn new(request: &'r Admitted, turn: Turn) -> Self {
+        Self {
+            request,
+            turn: Some(turn),
+            waiting: None,
+            used: false,
+            since: tokio::time::Instant::now(),
+        }
+    }
+
+    fn in_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Gives the turn on when somebody should have it, and for good once the decoder has nothing more.
+    fn give_way(&mut self, open: bool) {
+        if !open || self.request.turn_is_wanted(self.used) {
+            self.turn = None;
+        }
+    }
+
+    /// The next turn has come, or this one should be looked at again.
+    async fn changed(&mut self) {
+        if self.turn.is_some() {
+            return self.used_up().await;
+        }
+        let request = self.request;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(request.turn()));
+        let turn = waiting.await;
+        self.waiting = None;
+        self.turn = Some(turn);
+        self.used = false;
+        self.since = tokio::time::Instant::now();
+    }
+
+    /// A turn without a window (silence, a slow decoder, an engine that restarts) is no reason to keep others waiting.
+    async fn used_up(&mut self) {
+        if self.used {
+            // Somebody may have come to want it.
+            tokio::time::sleep(TURN_TIME).await;
+        } else {
+            tokio::time::sleep_until(self.since + TURN_TIME).await;
+            self.used = true;
+        }
+    }
+
+    /// A client that does not read keeps no turn.
+    async fn send(
+        &mut self,
+        events: &mpsc::Sender<Result<JobEvent, JobError>>,
+        event: JobEvent,
+    ) -> Result<(), JobError> {
+        let event = match events.try_send(Ok(event)) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(JobError::Cancelled),
+            Err(mpsc::error::TrySendError::Full(event)) => event,
+        };
+        self.turn = None;
+        events.send(event).await.map_err(|_| JobError::Cancelled)
+    }
+}
+
 /// One request's windows on their way through the engine.
 struct Request<'j> {
     jobs: &'j Inner,
-    lease: Lease,
+    admitted: Arc<Admitted>,
     options: TranscribeOptions,
     id: RequestId,
-    deadline: Deadline,
     language: Option<String>,
     assemblers: Vec<Assembler>,
     segments: Vec<Segment>,
 }
 
 impl<'j> Request<'j> {
-    fn new(jobs: &'j Inner, lease: Lease, options: TranscribeOptions) -> Self {
+    fn new(jobs: &'j Inner, admitted: Arc<Admitted>, options: TranscribeOptions) -> Self {
         let configured = match jobs.config.whisper.language.as_str() {
             "auto" => None,
             code => Some(code.to_owned()),
@@ -286,10 +324,9 @@ impl<'j> Request<'j> {
         let language = options.language.clone().or(configured);
         Self {
             jobs,
-            lease,
+            admitted,
             options,
             id: RequestId::next(),
-            deadline: Deadline::new(Duration::from_secs(jobs.config.server.request_deadline_seconds)),
             language,
             assemblers: Vec::new(),
             segments: Vec::new(),
@@ -298,7 +335,8 @@ impl<'j> Request<'j> {
 
     async fn consume(
         &mut self,
-        mut cuts: mpsc::Receiver<DecoderMessage>,
+        mut service: Service<'_>,
+        mut messages: mpsc::Receiver<DecoderMessage>,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
     ) -> Result<Transcript, JobError> {
         let scheduler = self.jobs.scheduler.clone();
@@ -307,24 +345,27 @@ impl<'j> Request<'j> {
         let mut samples = None;
         let mut open = true;
         let mut first = true;
-        loop {
+        while open || !running.is_empty() {
+            service.give_way(open);
             // Until the language is known, windows go one by one: the first with text decides for the file.
-            let room = running.len() < if self.language_open() { 1 } else { most };
+            let room = service.in_turn() && running.len() < if self.language_open() { 1 } else { most };
             tokio::select! {
-                cut = cuts.recv(), if open && room => match cut {
+                () = service.changed(), if open => {}
+                message = messages.recv(), if open && room => match message {
                     Some(DecoderMessage::Window { channel, channels, window }) => {
                         let place = place(&window, channel, channels, self.options.vad.unwrap_or(self.jobs.config.speech.vad));
                         let task = WindowTask {
                             request: self.id,
-                            class: if self.options.batch { PriorityClass::Batch } else { PriorityClass::Interactive },
+                            class: self.admitted.class,
                             first: std::mem::take(&mut first),
-                            lease: self.lease.clone(),
-                            deadline: self.deadline.clone(),
+                            lease: self.admitted.lease.clone(),
+                            deadline: self.admitted.deadline.clone(),
                             options: self.decode_options(),
                             samples: window.samples,
                         };
                         let scheduler = scheduler.clone();
                         running.push_back(async move { (place, channel, scheduler.run(task).await) });
+                        service.used = true;
                     }
                     Some(DecoderMessage::End { samples: n }) => samples = Some(n),
                     None => open = false,
@@ -334,10 +375,9 @@ impl<'j> Request<'j> {
                     let fresh = self.assemble(place, channel, window);
                     if !fresh.is_empty() {
                         self.segments.extend(fresh.iter().cloned());
-                        events.send(Ok(JobEvent::Segments(fresh))).await.map_err(|_| JobError::Cancelled)?;
+                        service.send(events, JobEvent::Segments(fresh)).await?;
                     }
                 }
-                else => break,
             }
         }
         let dropped: u64 = self.assemblers.iter().map(Assembler::dropped).sum();
@@ -362,7 +402,7 @@ impl<'j> Request<'j> {
     }
 
     fn language_open(&self) -> bool {
-        self.language.is_none() && self.lease.multilingual()
+        self.language.is_none() && self.admitted.lease.multilingual()
     }
 
     fn assemble(
@@ -384,7 +424,13 @@ impl<'j> Request<'j> {
 
     fn decode_options(&self) -> DecodeOptions {
         let whisper = &self.jobs.config.whisper;
-        let gpu = self.lease.model().reports().first().is_some_and(|r| r.gpu);
+        let gpu = self
+            .admitted
+            .lease
+            .model()
+            .reports()
+            .first()
+            .is_some_and(|r| r.gpu);
         DecodeOptions {
             task: self.options.task,
             language: self.language.clone(),

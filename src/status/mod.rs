@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::diagnostics::{self, ActualDevice, EngineFacts, GpuReport, MachineFacts};
 use crate::engine::DeviceReport;
 use crate::jobs::{JobRunner as _, runner::Jobs};
 use crate::locale::{Banner, Locale};
 use crate::metrics::Metrics;
-use crate::schedule::Scheduler;
+use crate::schedule::{PriorityClass, Scheduler};
 use crate::serving::registry::Gpus;
 use crate::serving::{DefaultModel, Model, ModelInfo, ModelState, Registry};
 
@@ -24,6 +25,7 @@ pub struct Status {
     config: Arc<Config>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    admission: Admission,
     metrics: Arc<Metrics>,
     began: Instant,
     facts: tokio::sync::Mutex<Option<(Instant, Arc<MachineFacts>)>>,
@@ -95,6 +97,8 @@ pub struct Stats {
     pub real_time_factor: Option<f64>,
     /// What waits and runs now.
     pub queue: QueueStats,
+    /// Requests inside and what they keep.
+    pub admission: AdmissionStats,
     /// Windows so far.
     pub windows: WindowStats,
     /// Engines so far.
@@ -146,6 +150,23 @@ pub struct QueueStats {
     pub cores: usize,
 }
 
+/// Requests inside and what they keep.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdmissionStats {
+    /// Requests inside, from before their body until their answer.
+    pub places: usize,
+    /// Requests that may be inside; one more gets 429.
+    pub places_limit: usize,
+    /// Requests in service.
+    pub in_service: usize,
+    /// Requests that wait for their turn, by priority class.
+    pub waiting: std::collections::BTreeMap<&'static str, usize>,
+    /// Bytes of recordings kept.
+    pub spool_bytes: u64,
+    /// Bytes of text fields kept.
+    pub form_bytes: u64,
+}
+
 /// Windows so far.
 #[derive(Debug, Clone, Serialize)]
 pub struct WindowStats {
@@ -186,12 +207,14 @@ impl Status {
         config: Arc<Config>,
         registry: Arc<Registry>,
         scheduler: Scheduler,
+        admission: Admission,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             config,
             registry,
             scheduler,
+            admission,
             metrics,
             began: Instant::now(),
             facts: tokio::sync::Mutex::default(),
@@ -283,6 +306,7 @@ impl Status {
                 windows_running: m.windows_running.value(),
                 cores: self.scheduler.cores(),
             },
+            admission: self.occupancy(),
             windows: WindowStats {
                 total: m.windows.value(),
                 retries: m.window_retries.value(),
@@ -301,6 +325,19 @@ impl Status {
             },
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             fallbacks: m.fallbacks.value(),
+        }
+    }
+
+    fn occupancy(&self) -> AdmissionStats {
+        let now = self.admission.occupancy();
+        let names = PriorityClass::ALL.map(PriorityClass::name);
+        AdmissionStats {
+            places: now.places,
+            places_limit: now.places_limit,
+            in_service: now.in_service,
+            waiting: names.into_iter().zip(now.waiting).collect(),
+            spool_bytes: now.spool_bytes,
+            form_bytes: now.form_bytes,
         }
     }
 

@@ -8,7 +8,9 @@ use std::process::Command;
 use codec_core::codecs::amr::AmrCodec;
 use codec_core::types::{CodecConfig, VariableRateCodec as _};
 use fdk_aac::enc::{AudioObjectType, BitRate, ChannelMode as Layout, Encoder, EncoderParams, Transport};
-use whisper_backend_api::audio::{AudioError, AudioStream, ChannelMode, Container, Spool, UploadedAudio};
+use whisper_backend_api::audio::{
+    AudioError, AudioStream, ChannelMode, Container, Spool, SpoolFolder, UploadedAudio,
+};
 
 use super::{best_lag, correlation, decode_bytes, decode_path, drain, fixture, limits, matrix};
 
@@ -88,7 +90,11 @@ fn an_upload_in_pieces_is_the_upload() {
     let clip = fs::read(fixture("jfk.wav")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     // Most of it beyond the memory's share.
-    let mut spool = Spool::new(10_000, 1 << 20, Some(dir.path().to_owned()));
+    let mut spool = Spool::new(
+        10_000,
+        1 << 20,
+        std::sync::Arc::new(SpoolFolder::in_folder(dir.path().to_owned())),
+    );
     for piece in clip.chunks(777) {
         spool.write(piece).unwrap();
     }

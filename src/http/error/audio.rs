@@ -57,6 +57,16 @@ pub(super) fn audio(error: &AudioError, family: Family, has_extension: bool, azu
             Some("server_is_stopping"),
             "The server is stopping.".to_owned(),
         ),
+        AudioError::StorageFull => (
+            503,
+            "service_unavailable_error",
+            Some(if azure {
+                "ServiceUnavailable"
+            } else {
+                "storage_full"
+            }),
+            "The server has no room to keep the upload now.".to_owned(),
+        ),
         AudioError::Io(_) => (
             500,
             SERVER,

@@ -7,11 +7,12 @@ use super::error::ApiError;
 use crate::jobs::TranscribeOptions;
 use crate::languages;
 use crate::render::{Family, Presentation, ResponseFormat};
+use crate::schedule::PriorityClass;
 use crate::transcript::Task;
 use chunking::chunking;
+pub(super) use values::{FORM_TEXT_BYTES, Fields, known, refuse};
 #[cfg(test)]
-pub(super) use values::KNOWN;
-pub(super) use values::{FORM_TEXT_BYTES, Fields, known};
+pub(super) use values::{KNOWN, REFUSED};
 use values::{number, unknown_value};
 
 /// Reads all fields.
@@ -23,14 +24,13 @@ pub(super) fn read(
     task: Task,
     name: &str,
     stream_whisper_1: bool,
-) -> Result<(TranscribeOptions, Presentation), ApiError> {
+) -> Result<(TranscribeOptions, Presentation, PriorityClass), ApiError> {
     let family = Family::of(name);
     let transcribe = task == Task::Transcribe;
     let format = response_format(fields, name)?;
     let (segments, words) = granularities(fields, format, transcribe)?;
     let stream = fields.boolean("stream")?.unwrap_or(false)
         && (stream_whisper_1 || !name.eq_ignore_ascii_case("whisper-1"));
-    refuse_speakers(fields)?;
 
     let language = if transcribe { language(fields)? } else { None };
     let candidate_languages = if transcribe {
@@ -49,7 +49,6 @@ pub(super) fn read(
 
     let chunking = chunking(fields)?;
     let options = TranscribeOptions {
-        deployment: name.to_owned(),
         task,
         language: language.clone(),
         candidate_languages,
@@ -62,7 +61,6 @@ pub(super) fn read(
         vad_padding_ms: chunking.as_ref().and_then(|c| c.prefix_padding_ms),
         vad_min_silence_ms: chunking.as_ref().and_then(|c| c.silence_duration_ms),
         separate_channels: fields.boolean("separate_channels")?.unwrap_or(false),
-        batch: batch(fields)?,
     };
     let presentation = Presentation {
         format,
@@ -75,7 +73,7 @@ pub(super) fn read(
         language,
         prompt_bytes: prompt.map_or(0, |prompt| prompt.len()),
     };
-    Ok((options, presentation))
+    Ok((options, presentation, priority(fields)?))
 }
 
 fn response_format(fields: &Fields, model: &str) -> Result<ResponseFormat, ApiError> {
@@ -149,22 +147,6 @@ fn logprobs(fields: &Fields, format: ResponseFormat) -> Result<bool, ApiError> {
     Ok(wanted)
 }
 
-fn refuse_speakers(fields: &Fields) -> Result<(), ApiError> {
-    for param in ["known_speaker_names", "known_speaker_references"] {
-        if fields.single(param).is_some() {
-            return Err(ApiError::Field {
-                param: Some(param),
-                code: Some("unsupported_value"),
-                message: format!(
-                    "'{param}' is not supported: this server does not tell speakers apart. With one speaker a \
-                     channel, 'separate_channels' does."
-                ),
-            });
-        }
-    }
-    Ok(())
-}
-
 fn language(fields: &Fields) -> Result<Option<String>, ApiError> {
     let Some(value) = fields
         .single("language")
@@ -215,16 +197,26 @@ fn candidates(fields: &Fields, language: Option<&str>) -> Result<Vec<String>, Ap
     }
 }
 
-/// The prompt with the keywords at its end, where the model's memory of a prompt is surest.
+/// Most bytes of prompt that leave this module. A model remembers the last 223 tokens of it (half its text context less
+/// one, `n_text_ctx / 2 - 1` in openai-whisper's `decoding.py`); English takes four to five bytes a token, Japanese two
+/// to three.
+const PROMPT_BYTES: usize = 1536;
+
+/// The prompt with the keywords at its end, where the model's memory of a prompt is surest; of a longer one the end.
 fn prompt(fields: &Fields) -> Result<Option<String>, ApiError> {
     let keywords = fields.list("keywords", false)?.join(", ");
     let prompt = fields.single("prompt").unwrap_or("");
-    Ok(match (prompt.trim().is_empty(), keywords.is_empty()) {
-        (true, true) => None,
-        (false, true) => Some(prompt.to_owned()),
-        (true, false) => Some(keywords),
-        (false, false) => Some(format!("{} {keywords}", prompt.trim_end())),
-    })
+    let mut whole = match (prompt.trim().is_empty(), keywords.is_empty()) {
+        (true, true) => return Ok(None),
+        (false, true) => prompt.to_owned(),
+        (true, false) => keywords,
+        (false, false) => format!("{} {keywords}", prompt.trim_end()),
+    };
+    let mut start = whole.len().saturating_sub(PROMPT_BYTES);
+    while !whole.is_char_boundary(start) {
+        start += 1;
+    }
+    Ok(Some(whole.split_off(start)))
 }
 
 fn beam_size(fields: &Fields) -> Result<Option<u32>, ApiError> {
@@ -239,10 +231,11 @@ fn beam_size(fields: &Fields) -> Result<Option<u32>, ApiError> {
     }
 }
 
-fn batch(fields: &Fields) -> Result<bool, ApiError> {
+/// Who goes before the request.
+fn priority(fields: &Fields) -> Result<PriorityClass, ApiError> {
     match fields.single("priority").map(str::trim) {
-        None | Some("" | "interactive") => Ok(false),
-        Some("batch") => Ok(true),
+        None | Some("" | "interactive") => Ok(PriorityClass::Interactive),
+        Some("batch") => Ok(PriorityClass::Batch),
         Some(other) => Err(unknown_value("priority", other, "'interactive' and 'batch'")),
     }
 }
