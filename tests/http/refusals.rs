@@ -350,7 +350,7 @@ async fn text_fields_have_bounds_and_repeated_ones_do_not_pile_up() {
         assert_eq!(reply.error().3, json!("string_above_max_length"), "{field}");
     }
     let keywords = "k".repeat(100 << 10);
-    let many = vec![("keywords[]", keywords.as_str()); 3];
+    let many = [("keywords[]", keywords.as_str()); 3];
     let reply = plain().post(C, &[&[MODEL], &many[..]].concat()).await;
     assert_eq!(reply.error().0, 400, "{}", reply.body);
     let server = plain();
