@@ -7,9 +7,11 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::audio::Decoders;
 use crate::config::{Config, Loaded};
 use crate::engine::process::Launcher;
 use crate::http::{self, AppState};
+use crate::jobs::decoder_settings;
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -54,6 +56,8 @@ impl App {
         };
         let scheduler = Scheduler::new(cores, watchdog, metrics.clone());
         let launcher = Launcher::this_program().context("cannot find this program's own file")?;
+        let decoders = Decoders::new(decoder_settings(&config, std::env::current_exe()?))
+            .context("cannot start the thread that starts decoders")?;
         let registry = Registry::new(config.clone(), folder, launcher, cores, metrics.clone());
         let status = Arc::new(Status::new(
             config.clone(),
@@ -61,7 +65,7 @@ impl App {
             scheduler.clone(),
             metrics.clone(),
         ));
-        let jobs = Jobs::new(config.clone(), registry, scheduler, metrics, locale);
+        let jobs = Jobs::new(config.clone(), registry, scheduler, decoders, metrics, locale);
         Ok(Self {
             config,
             jobs,

@@ -144,49 +144,25 @@ impl UploadedAudio {
         sniff::sniff(self)
     }
 
-    /// The same upload twice: one to try, one to give to ffmpeg. Copies what is in memory.
-    pub(super) fn duplicate(self) -> io::Result<(Self, Self)> {
-        let Self {
-            storage,
+    /// A file that was opened already, of `len` bytes.
+    pub(super) fn from_file(file: File, len: u64, file_name: Option<String>) -> Self {
+        Self {
+            storage: Storage::File(file),
             len,
-            file_name,
-        } = self;
-        let (one, other) = match storage {
-            Storage::File(file) => (Storage::File(file.try_clone()?), Storage::File(file)),
-            Storage::Spooled(file) => match file.into_inner() {
-                SpooledData::OnDisk(file) => (Storage::File(file.try_clone()?), Storage::File(file)),
-                SpooledData::InMemory(bytes) => {
-                    let copy = |bytes: &[u8]| -> io::Result<Storage> {
-                        let mut file = tempfile::spooled_tempfile(bytes.len());
-                        file.write_all(bytes)?;
-                        Ok(Storage::Spooled(file))
-                    };
-                    (copy(bytes.get_ref())?, copy(bytes.get_ref())?)
-                }
-            },
-        };
-        Ok((
-            Self {
-                storage: one,
-                len,
-                file_name: file_name.clone(),
-            },
-            Self {
-                storage: other,
-                len,
-                file_name,
-            },
-        ))
+            file_name: file_name.map(limit_name),
+        }
     }
 
-    /// A file that another process can read from its start.
+    /// A file for another process to read, which cannot write to it where the system has a way to say so.
     pub(super) fn into_file(self) -> io::Result<File> {
-        let mut file = match self.storage {
+        let file = match self.storage {
             Storage::File(file) => file,
-            Storage::Spooled(file) => file.into_file()?,
+            Storage::Spooled(file) => match file.into_inner() {
+                SpooledData::OnDisk(file) => file,
+                SpooledData::InMemory(bytes) => in_memory_file(bytes.get_ref())?,
+            },
         };
-        file.seek(SeekFrom::Start(0))?;
-        Ok(file)
+        reopen_for_reading(file)
     }
 
     /// Fills `buffer` from `offset` on as far as the upload reaches; returns the bytes read.
@@ -239,6 +215,41 @@ impl Seek for Storage {
             Self::File(file) => file.seek(position),
         }
     }
+}
+
+/// A file without a disk.
+#[cfg(target_os = "linux")]
+fn in_memory_file(bytes: &[u8]) -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    let mut file = File::from(memfd_create("recording", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory_file(bytes: &[u8]) -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// The same file with a position of its own, and without the right to write.
+#[cfg(target_os = "linux")]
+fn reopen_for_reading(file: File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+
+    match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(reopened) => Ok(reopened),
+        // No `/proc`, or a folder that may not be searched any more: the position is then shared with the child.
+        Err(_) => Ok(file),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
+fn reopen_for_reading(file: File) -> io::Result<File> {
+    Ok(file)
 }
 
 /// Cuts a name to [`MAX_NAME_BYTES`], keeping its end (the extension is all that matters).

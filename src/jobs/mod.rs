@@ -3,6 +3,8 @@
 mod decoding;
 pub mod runner;
 
+pub use decoding::decoder_settings;
+
 use crate::serving::{ModelInfo, ServingError};
 use crate::transcript::{Segment, Task, Transcript};
 

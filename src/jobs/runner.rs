@@ -9,10 +9,10 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::decoding::{Decoder, DecoderMessage, limits};
+use super::decoding::{Decoder, DecoderMessage};
 use super::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
-use crate::audio::{AudioError, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
-use crate::config::{Config, FfmpegSetting, Switch};
+use crate::audio::{AudioError, ChannelMode, Decoders, SAMPLE_RATE_HZ, UploadedAudio};
+use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -39,6 +39,7 @@ struct Inner {
     config: Arc<Config>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    decoders: Decoders,
     metrics: Arc<Metrics>,
     locale: Locale,
     /// Requests in service and waiting together.
@@ -63,6 +64,7 @@ impl Jobs {
         config: Arc<Config>,
         registry: Arc<Registry>,
         scheduler: Scheduler,
+        decoders: Decoders,
         metrics: Arc<Metrics>,
         locale: Locale,
     ) -> Self {
@@ -72,6 +74,7 @@ impl Jobs {
                 config,
                 registry,
                 scheduler,
+                decoders,
                 metrics,
                 locale,
                 places: Arc::default(),
@@ -180,7 +183,7 @@ impl Inner {
                 self.metrics.cancelled.add(1);
             }
             Err(
-                JobError::Audio(AudioError::Io(_))
+                JobError::Audio(AudioError::Io(_) | AudioError::Internal { .. })
                 | JobError::Failed { .. }
                 | JobError::Serving(ServingError::Unavailable { .. } | ServingError::Fetching { .. }),
             ) => {
@@ -214,26 +217,23 @@ impl Inner {
 
         let (send, cuts) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
         let decoder = Decoder {
-            limits: limits(&self.config),
+            decoders: self.decoders.clone(),
             windower: self.windower(&options),
             mode: if options.separate_channels {
                 ChannelMode::Separate
             } else {
                 ChannelMode::Mixed
             },
-            ask_ffmpeg: self.config.audio.ffmpeg == FfmpegSetting::Auto,
             cancel: cancel.clone(),
             _ticket: ticket,
         };
-        let span = tracing::Span::current();
-        let decoding = tokio::task::spawn_blocking(move || span.in_scope(|| decoder.run(audio, &send)));
+        let decoding = tokio::spawn(tracing::Instrument::in_current_span(decoder.decode(audio, send)));
 
         let mut request = Request::new(&self, lease, options);
         let result = request.consume(cuts, events).await;
         // The decoder's own error comes first: the channel's end is only its shadow.
         let decoded = decoding.await.unwrap_or_else(|panic| {
-            Err(AudioError::Corrupt {
-                container: "unknown".to_owned(),
+            Err(AudioError::Internal {
                 detail: panic.to_string(),
             })
         });

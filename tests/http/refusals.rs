@@ -85,9 +85,8 @@ async fn every_failure_of_a_job_has_its_answer() {
         ),
         (
             || {
-                AudioError::TooSlow {
-                    seconds: 99.0,
-                    audio_seconds: 1.0,
+                AudioError::Decoder {
+                    detail: "it takes too much processor time".to_owned(),
                 }
                 .into()
             },
@@ -95,7 +94,7 @@ async fn every_failure_of_a_job_has_its_answer() {
             "invalid_request_error",
             Some("file"),
             [Some("invalid_value"); 2],
-            "the recording takes too long",
+            "it takes too much processor time",
         ),
         (
             || {

@@ -319,7 +319,7 @@ impl ApiError {
                 | AudioError::SampleRate { .. }
                 | AudioError::Tracks { .. }
                 | AudioError::Metadata { .. }
-                | AudioError::TooSlow { .. } => Some("file"),
+                | AudioError::Decoder { .. } => Some("file"),
                 AudioError::Unrecognized
                 | AudioError::UnsupportedContainer { .. }
                 | AudioError::UnsupportedCodec { .. }
@@ -328,6 +328,7 @@ impl ApiError {
                 AudioError::TooLong { .. }
                 | AudioError::TooLarge { .. }
                 | AudioError::Cancelled
+                | AudioError::Internal { .. }
                 | AudioError::Io(_) => None,
             },
             Self::NoKey
