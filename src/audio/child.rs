@@ -47,7 +47,7 @@ pub fn run_ffmpeg(longest: Duration, memory_bytes: u64, cpu: Duration) -> ExitCo
         may_read_files: true,
     };
     let error = match process::confine(&bounds) {
-        Ok(()) => process::become_program("ffmpeg", &ffmpeg::arguments(longest)),
+        Ok(_) => process::become_program("ffmpeg", &ffmpeg::arguments(longest)),
         Err(error) => error,
     };
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("ffmpeg: {error}\n"));

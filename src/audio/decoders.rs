@@ -282,10 +282,13 @@ impl Busy {
         })
     }
 
-    /// What it complained about; to be called when it has ended.
+    /// What it complained about; to be called when it has ended. Whoever else holds the pipe is not waited for.
     pub(super) fn complaint(&mut self) -> String {
         let mut said = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
+            #[cfg(unix)]
+            let _ = rustix::io::ioctl_fionbio(&stderr, true);
+            // What was read before the pipe was empty counts.
             let _ = stderr.take(COMPLAINT_BYTES).read_to_end(&mut said);
         }
         String::from_utf8_lossy(&said).trim().to_owned()

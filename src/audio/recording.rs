@@ -22,7 +22,7 @@ const MAX_BLOCK_SAMPLES: usize = 5 * SAMPLE_RATE_HZ as usize;
 /// last words say whether it died of itself: signals can be sent by anybody.
 const DEATHS_IN_ONE_PLACE: u32 = 3;
 
-/// Deaths from outside after which no further child is tried: with the pauses between, half a minute.
+/// Deaths from outside at one and the same sample after which no further child is tried: with the pauses between, half a minute.
 const MAX_DEATHS: u32 = 12;
 
 /// Pause after the first death from outside; it doubles each time.
@@ -108,7 +108,6 @@ enum Said {
 
 #[derive(Debug, Default)]
 struct Deaths {
-    count: u32,
     /// Where the last one happened, in samples, and how many happened there.
     place: Option<(u64, u32)>,
 }
@@ -303,7 +302,7 @@ impl Recording {
             return Err(error);
         }
         self.count_death(ending, stalled)?;
-        tracing::warn!(%ending, stalled, deaths = self.deaths.count, "a decoder was lost; another one goes on");
+        tracing::warn!(%ending, stalled, samples = self.given, "a decoder was lost; another one goes on");
         self.repeated = self.given;
         match &mut self.output {
             Output::Frames(output) => {
@@ -347,24 +346,25 @@ impl Recording {
 
     /// Counts a death that says nothing of its cause.
     fn count_death(&mut self, ending: Ending, stalled: bool) -> Result<(), AudioError> {
-        self.deaths.count += 1;
         let here = match self.deaths.place {
             Some((place, times)) if place == self.given => times + 1,
             _ => 1,
         };
-        self.deaths.place = Some((self.given, here));
+        self.deaths = Deaths {
+            place: Some((self.given, here)),
+        };
         if !ending.is_from_outside() && here >= DEATHS_IN_ONE_PLACE {
             return Err(blamed(&format!("the decoder ends over it ({ending})")));
         }
         if stalled && here >= DEATHS_IN_ONE_PLACE {
             return Err(blamed("it takes too long to decode"));
         }
-        if self.deaths.count >= MAX_DEATHS {
+        if here >= MAX_DEATHS {
             return Err(AudioError::Internal {
                 detail: format!("{MAX_DEATHS} decoders in a row did not survive ({ending})"),
             });
         }
-        let pause = FIRST_PAUSE * (1 << (self.deaths.count - 1).min(16));
+        let pause = FIRST_PAUSE * (1 << (here - 1).min(16));
         self.stop.pause(pause.min(LONGEST_PAUSE));
         if self.stop.is_stopped() {
             return Err(AudioError::Cancelled);

@@ -180,7 +180,7 @@ fn mapped_bytes() -> Option<u64> {
 fn restrict_files(may_read: bool) -> io::Result<bool> {
     use landlock::{
         ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-        RulesetCreatedAttr,
+        RulesetCreatedAttr, RulesetStatus,
     };
 
     // The newest that this program was written for; older kernels give what they have.

@@ -78,7 +78,8 @@ fn change(mut bytes: Vec<u8>, pieces: &[Piece], donor: &[u8], random: &mut Rando
         0 | 1 => set_size(&mut bytes, &piece, random),
         2 => return nest(&bytes, &piece, random),
         3 => {
-            let copies = 1 + random.below(if random.below(4) == 0 { 5_000 } else { 8 });
+            let many = random.below(4) == 0;
+            let copies = 1 + random.below(if many { 5_000 } else { 8 });
             let copies = copies.min((4 << 20) / (end - start).max(1));
             let repeated = bytes[start..end].repeat(copies);
             bytes.splice(end..end, repeated);
@@ -200,12 +201,11 @@ fn nest(bytes: &[u8], piece: &Piece, random: &mut Random) -> Vec<u8> {
     let mut headers = Vec::new();
     for level in 0..depth {
         let inside = (end - piece.start) + (depth - 1 - level) * header.len();
+        let length = header.len();
         let mut header = header.to_vec();
         let at = piece.size_at - piece.start;
         match piece.field {
-            SizeField::Box => {
-                header[at..at + 4].copy_from_slice(&((inside + header.len()) as u32).to_be_bytes())
-            }
+            SizeField::Box => header[at..at + 4].copy_from_slice(&((inside + length) as u32).to_be_bytes()),
             SizeField::ChunkLow => header[at..at + 4].copy_from_slice(&(inside as u32).to_le_bytes()),
             SizeField::ChunkHigh => header[at..at + 4].copy_from_slice(&(inside as u32).to_be_bytes()),
             // Of unknown size, as live recorders write them.
