@@ -144,14 +144,13 @@ impl CoreConfig {
     /// An `AudioSpecificConfig` for the core alone.
     fn plain(&self) -> Option<[u8; 2]> {
         let rate = RATES_HZ.iter().position(|known| *known == self.rate_hz)?;
-        (self.object_type == object_type::LC && (1..=2).contains(&self.channels) && !self.short_frames).then(
-            || {
-                [
-                    (object_type::LC << 3) as u8 | (rate >> 1) as u8,
-                    (rate << 7) as u8 | (self.channels << 3) as u8,
-                ]
-            },
-        )
+        if self.object_type != object_type::LC || !(1..=2).contains(&self.channels) || self.short_frames {
+            return None;
+        }
+        Some([
+            (object_type::LC << 3) as u8 | (rate >> 1) as u8,
+            (rate << 7) as u8 | (self.channels << 3) as u8,
+        ])
     }
 
     /// Symphonia's decoder, if it is one for this core.

@@ -306,7 +306,7 @@ impl Recording {
         self.repeated = self.given;
         match &mut self.output {
             Output::Frames(output) => {
-                *output = start_frames(&self.decoders, &self.order, &self.file, &self.stop)?
+                *output = start_frames(&self.decoders, &self.order, &self.file, &self.stop)?;
             }
             Output::Ffmpeg(_) => {
                 let mut busy = Busy::ffmpeg(self.decoders.settings(), &self.file)?;

@@ -162,7 +162,7 @@ impl UploadedAudio {
                 SpooledData::InMemory(bytes) => in_memory_file(bytes.get_ref())?,
             },
         };
-        reopen_for_reading(file)
+        Ok(reopen_for_reading(file))
     }
 
     /// Fills `buffer` from `offset` on as far as the upload reaches; returns the bytes read.
@@ -234,22 +234,18 @@ fn in_memory_file(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// The same file with a position of its own, and without the right to write.
-#[cfg(target_os = "linux")]
-fn reopen_for_reading(file: File) -> io::Result<File> {
-    use std::os::fd::AsRawFd;
+/// The same file with a position of its own, and without the right to write. Where there is no `/proc`, or its folder may not
+/// be searched any more, the position is shared with the child.
+fn reopen_for_reading(file: File) -> File {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
 
-    match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
-        Ok(reopened) => Ok(reopened),
-        // No `/proc`, or a folder that may not be searched any more: the position is then shared with the child.
-        Err(_) => Ok(file),
+        if let Ok(reopened) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+            return reopened;
+        }
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-#[allow(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
-fn reopen_for_reading(file: File) -> io::Result<File> {
-    Ok(file)
+    file
 }
 
 /// Cuts a name to [`MAX_NAME_BYTES`], keeping its end (the extension is all that matters).
