@@ -94,7 +94,7 @@ async fn every_failure_of_a_job_has_its_answer() {
             "invalid_request_error",
             Some("file"),
             [Some("invalid_value"); 2],
-            "it takes too much processor time",
+            "the recording cannot be decoded: it takes too much processor time",
         ),
         (
             || {
