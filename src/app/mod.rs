@@ -8,9 +8,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Limits};
+use crate::audio::Decoders;
 use crate::config::{Config, Loaded, mebibytes};
 use crate::engine::process::Launcher;
 use crate::http::{self, AppState};
+use crate::jobs::decoder_settings;
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -62,6 +64,8 @@ impl App {
         };
         let scheduler = Scheduler::new(cores, watchdog, metrics.clone());
         let launcher = Launcher::this_program().context("cannot find this program's own file")?;
+        let decoders = Decoders::new(decoder_settings(&config, std::env::current_exe()?))
+            .context("cannot start the thread that starts decoders")?;
         let registry = Registry::new(config.clone(), folder, launcher, cores, metrics.clone());
         let work = CancellationToken::new();
         let limits = Limits {
@@ -84,6 +88,7 @@ impl App {
             registry,
             scheduler,
             admission.clone(),
+            decoders,
             metrics,
             locale,
         );

@@ -14,10 +14,10 @@ use symphonia::core::packet::Packet;
 use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
-use super::amr::{self, AmrReader, Band};
+#[cfg(feature = "amr")]
+use super::amr::{self, AmrReader};
 use super::blocks::{BlockReader, Kind, corrupt};
-use super::decoder::{Decoder, guard};
-use super::ffmpeg::Ffmpeg;
+use super::decoder::Decoder;
 use super::matroska::MatroskaReader;
 use super::mp4::{self, Edit};
 use super::mpeg::{self, Elementary, ElementaryStream};
@@ -40,9 +40,6 @@ const OPUS_CLOCK_HZ: u32 = 48_000;
 
 /// What a codec is called that has no name here.
 const UNKNOWN: &str = "unknown";
-
-/// What a recording is called that ffmpeg reads for us.
-const FFMPEG: &str = "ffmpeg";
 
 /// Why a demuxer gave nothing.
 pub(super) enum Fault {
@@ -139,11 +136,9 @@ pub(super) struct Source {
 enum Demuxer {
     Format(Box<dyn FormatReader>),
     Blocks(BlockReader),
+    #[cfg(feature = "amr")]
     Amr(AmrReader),
     Matroska(MatroskaReader),
-    Ffmpeg(Ffmpeg),
-    /// Panicked.
-    Dead,
 }
 
 impl Source {
@@ -160,7 +155,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// All but [`AudioError::TooShort`], [`AudioError::TooLong`] and [`AudioError::TooSlow`].
+    /// All but [`AudioError::TooShort`] and [`AudioError::TooLong`].
     pub(super) fn open(
         upload: UploadedAudio,
         sniffed: Sniffed,
@@ -170,65 +165,32 @@ impl Source {
         meter.allow(OPEN_BYTES + limits.max_metadata_bytes as u64);
         let len = upload.len().saturating_sub(sniffed.offset);
         let region = Region::new(upload, sniffed.offset, len, Arc::clone(&meter));
-        let opened = guard(|| open(region, len, sniffed.container, limits, &meter));
+        let opened = open(region, len, sniffed.container, limits, &meter);
         // Asked for first: an exhausted meter or a failing disk shows as all kinds of errors.
         if let Some(error) = meter.take_failure() {
             return Err(AudioError::Io(error));
         }
         match opened {
-            Some(Ok(opened)) => Ok(opened),
-            _ if meter.is_exhausted() => Err(AudioError::Metadata {
+            Err(_) if meter.is_exhausted() => Err(AudioError::Metadata {
                 limit_bytes: limits.max_metadata_bytes,
             }),
-            Some(Err(error)) => Err(error),
-            None => Err(corrupt(sniffed.name(), "its header makes no sense")),
+            opened => opened,
         }
-    }
-
-    /// Lets ffmpeg decode `upload`, which `container` calls what nothing here reads. `None` when it cannot either.
-    ///
-    /// # Errors
-    ///
-    /// [`AudioError::Io`], [`AudioError::Channels`], [`AudioError::SampleRate`].
-    pub(super) fn open_ffmpeg(
-        upload: UploadedAudio,
-        limits: &AudioLimits,
-    ) -> Result<Option<(Self, Decoder)>, AudioError> {
-        let Some((child, params)) = Ffmpeg::start(upload, limits.max_duration)? else {
-            return Ok(None);
-        };
-        check_params(&params, FFMPEG, limits)?;
-        let Ok(decoder) = Decoder::new(&params) else {
-            return Ok(None);
-        };
-        let source = Self::new(
-            Demuxer::Ffmpeg(child),
-            FFMPEG,
-            ChosenTrack::whole(params),
-            &Arc::default(),
-        );
-        Ok(Some((source, decoder)))
     }
 
     /// The next packet of any track; `None` at the end.
     pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, Fault> {
         self.meter.allow(STEP_BYTES);
-        let demuxer = &mut self.demuxer;
-        let next = guard(|| match demuxer {
+        let next = match &mut self.demuxer {
             Demuxer::Format(reader) => reader.next_packet(),
             Demuxer::Blocks(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            #[cfg(feature = "amr")]
             Demuxer::Amr(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Matroska(reader) => reader.next_packet(),
-            Demuxer::Ffmpeg(child) => child.next_packet().map_err(SymphoniaError::IoError),
-            Demuxer::Dead => Ok(None),
-        });
+        };
         if let Some(error) = self.meter.take_failure() {
             return Err(Fault::Fatal(AudioError::Io(error)));
         }
-        let Some(next) = next else {
-            self.demuxer = Demuxer::Dead;
-            return Err(Fault::End("a packet makes no sense".to_owned()));
-        };
         if self.meter.is_exhausted() {
             return Err(Fault::End("a packet of absurd size".to_owned()));
         }
@@ -276,8 +238,17 @@ fn open(
             return open_elementary(region, container, limits, meter);
         }
         Container::Matroska => return open_matroska(region, len, name, limits, meter),
-        Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
-        Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
+        #[cfg(feature = "amr")]
+        Container::AmrNarrow => return open_amr(region, amr::Band::Narrow, name, meter),
+        #[cfg(feature = "amr")]
+        Container::AmrWide => return open_amr(region, amr::Band::Wide, name, meter),
+        #[cfg(not(feature = "amr"))]
+        Container::AmrNarrow | Container::AmrWide => {
+            return Err(AudioError::UnsupportedCodec {
+                container: name.to_owned(),
+                codec: "amr (this server was built without it)".to_owned(),
+            });
+        }
         _ => return open_format(region, len, container, name, limits, meter),
     };
     let blocks = match &layout.kind {
@@ -308,9 +279,10 @@ fn decoder_for(params: &AudioCodecParameters, container: &str) -> Result<Decoder
     })
 }
 
+#[cfg(feature = "amr")]
 fn open_amr(
     region: Region,
-    band: Band,
+    band: amr::Band,
     name: &'static str,
     meter: &Arc<Meter>,
 ) -> Result<(Source, Decoder), AudioError> {

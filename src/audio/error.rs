@@ -1,7 +1,11 @@
 //! Why a recording cannot be decoded.
 
+use std::io;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Why a recording cannot be decoded. Every variant but the last three is the sender's to mend.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum AudioError {
     /// Not one byte.
     #[error("the file is empty")]
@@ -79,13 +83,11 @@ pub enum AudioError {
         /// The limit.
         limit_bytes: usize,
     },
-    /// Decoding takes far longer than the audio is worth.
-    #[error("the recording takes too long to decode ({seconds:.0} s for {audio_seconds:.0} s of audio)")]
-    TooSlow {
-        /// Wall time spent.
-        seconds: f64,
-        /// Audio gained.
-        audio_seconds: f64,
+    /// It ended the process that decoded it, or took more than that may take.
+    #[error("the recording cannot be decoded: {detail}")]
+    Decoder {
+        /// What it did.
+        detail: String,
     },
     /// More than the largest accepted upload.
     #[error("the upload is larger than {limit_bytes} bytes")]
@@ -103,5 +105,24 @@ pub enum AudioError {
     Cancelled,
     /// The spool's disk.
     #[error("cannot keep the upload: {0}")]
-    Io(#[from] std::io::Error),
+    Io(
+        #[from]
+        #[serde(serialize_with = "write_io", deserialize_with = "read_io")]
+        io::Error,
+    ),
+    /// A fault of this program, or of the machine.
+    #[error("the recording could not be decoded here: {detail}")]
+    Internal {
+        /// For the log.
+        detail: String,
+    },
+}
+
+/// Only the words travel.
+fn write_io<S: Serializer>(error: &io::Error, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(error)
+}
+
+fn read_io<'de, D: Deserializer<'de>>(deserializer: D) -> Result<io::Error, D::Error> {
+    String::deserialize(deserializer).map(io::Error::other)
 }

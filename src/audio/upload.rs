@@ -83,43 +83,22 @@ impl UploadedAudio {
         sniff::sniff(self)
     }
 
-    /// The same upload twice: one to try, one to give to ffmpeg. Copies what is in memory.
-    pub(super) fn duplicate(self) -> io::Result<(Self, Self)> {
-        let Self {
-            storage,
+    /// A file that was opened already, of `len` bytes.
+    pub(super) fn from_file(file: File, len: u64, file_name: Option<String>) -> Self {
+        Self {
+            storage: Storage::File(file),
             len,
-            file_name,
-        } = self;
-        let (one, other) = match storage {
-            Storage::File(file) => (Storage::File(file.try_clone()?), Storage::File(file)),
-            Storage::Memory(bytes) => (Storage::Memory(bytes.clone()), Storage::Memory(bytes)),
-        };
-        Ok((
-            Self {
-                storage: one,
-                len,
-                file_name: file_name.clone(),
-            },
-            Self {
-                storage: other,
-                len,
-                file_name,
-            },
-        ))
+            file_name: file_name.map(limit_name),
+        }
     }
 
-    /// A file that another process can read from its start.
+    /// A file for another process to read, which cannot write to it where the system has a way to say so.
     pub(super) fn into_file(self) -> io::Result<File> {
-        let mut file = match self.storage {
+        let file = match self.storage {
             Storage::File(file) => file,
-            Storage::Memory(bytes) => {
-                let mut file = tempfile::tempfile()?;
-                file.write_all(bytes.get_ref())?;
-                file
-            }
+            Storage::Memory(bytes) => in_memory_file(bytes.get_ref())?,
         };
-        file.seek(SeekFrom::Start(0))?;
-        Ok(file)
+        Ok(reopen_for_reading(file))
     }
 
     /// Fills `buffer` from `offset` on as far as the upload reaches; returns the bytes read.
@@ -172,6 +151,37 @@ impl Seek for Storage {
             Self::File(file) => file.seek(position),
         }
     }
+}
+
+/// A file without a disk.
+#[cfg(target_os = "linux")]
+fn in_memory_file(bytes: &[u8]) -> io::Result<File> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    let mut file = File::from(memfd_create("recording", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory_file(bytes: &[u8]) -> io::Result<File> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// The same file with a position of its own, and without the right to write. Where there is no `/proc`, or its folder may not
+/// be searched any more, the position is shared with the child.
+fn reopen_for_reading(file: File) -> File {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+
+        if let Ok(reopened) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+            return reopened;
+        }
+    }
+    file
 }
 
 /// Cuts a name to [`MAX_NAME_BYTES`], keeping its end (the extension is all that matters).

@@ -8,6 +8,7 @@ mod transcribe;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -85,6 +86,21 @@ enum Command {
     },
     /// Show the effective settings and where each came from, then exit
     CheckConfig,
+    /// Decode one recording; started by the server itself
+    #[command(hide = true)]
+    Decode {
+        /// The order, where it cannot be handed over later
+        order: Option<String>,
+        /// Become ffmpeg, for so many seconds of sound at most
+        #[arg(long, value_name = "SECONDS", requires_all = ["memory_bytes", "cpu_seconds"])]
+        with_ffmpeg: Option<u64>,
+        /// Most memory
+        #[arg(long, value_name = "BYTES")]
+        memory_bytes: Option<u64>,
+        /// Most processor time
+        #[arg(long, value_name = "SECONDS")]
+        cpu_seconds: Option<u64>,
+    },
     /// Run windows for a server; started by the server itself
     #[command(hide = true)]
     Engine {
@@ -130,6 +146,22 @@ pub fn run() -> ExitCode {
             crate::engine::child::run()
         };
     }
+    if let Command::Decode {
+        with_ffmpeg,
+        memory_bytes,
+        cpu_seconds,
+        ..
+    } = command
+    {
+        return match (with_ffmpeg, memory_bytes, cpu_seconds) {
+            (Some(longest), Some(memory), Some(cpu)) => crate::audio::child::run_ffmpeg(
+                Duration::from_secs(longest),
+                memory,
+                Duration::from_secs(cpu),
+            ),
+            _ => crate::audio::child::run(),
+        };
+    }
     match dispatch(&cli.common, command) {
         Ok(code) => code,
         Err(error) => {
@@ -147,7 +179,7 @@ fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Models(command) => models::run(common, command),
         Command::Doctor { json } => in_runtime(doctor::run(common, json)),
         Command::CheckConfig => check_config(common),
-        Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
+        Command::Decode { .. } | Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
     }
 }
 

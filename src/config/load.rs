@@ -398,10 +398,16 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
     }
     let a = &config.audio;
     check(
-        a.max_decode_seconds_per_second > 0.0,
-        "audio.max_decode_seconds_per_second",
-        a.max_decode_seconds_per_second.to_string(),
-        "more than 0",
+        (64..=65_536).contains(&a.max_decode_memory_mb),
+        "audio.max_decode_memory_mb",
+        a.max_decode_memory_mb.to_string(),
+        "64 to 65536",
+    )?;
+    check(
+        a.max_decode_cpu_seconds >= 10,
+        "audio.max_decode_cpu_seconds",
+        a.max_decode_cpu_seconds.to_string(),
+        "10 or more",
     )
 }
 

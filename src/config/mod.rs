@@ -226,8 +226,10 @@ pub struct AudioConfig {
     pub max_tracks: usize,
     /// Most MiB of tags and pictures read.
     pub max_metadata_mb: usize,
-    /// Longest decoding in seconds for each second of audio (ten seconds are always allowed).
-    pub max_decode_seconds_per_second: f64,
+    /// Most MiB of memory that decoding one recording may take.
+    pub max_decode_memory_mb: u64,
+    /// Most seconds of processor time that decoding one recording may take.
+    pub max_decode_cpu_seconds: u64,
     /// Uploads above this many MiB go to a temporary file.
     pub spool_memory_mb: usize,
     /// Folder of temporary files; absent: `/var/tmp`, or the system's where that is a RAM disk or cannot be written.
@@ -327,7 +329,8 @@ impl Default for AudioConfig {
             max_sample_rate_hz: 768_000,
             max_tracks: 64,
             max_metadata_mb: 16,
-            max_decode_seconds_per_second: 1.0,
+            max_decode_memory_mb: 512,
+            max_decode_cpu_seconds: 7200,
             spool_memory_mb: 4,
             spool_dir: None,
             ffmpeg: FfmpegSetting::Off,

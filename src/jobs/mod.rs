@@ -3,6 +3,8 @@
 mod decoding;
 pub mod runner;
 
+pub use decoding::decoder_settings;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;

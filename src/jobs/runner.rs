@@ -9,12 +9,12 @@ use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
-use super::decoding::{Decoder, DecoderMessage, limits};
+use super::decoding::{Decoder, DecoderMessage};
 use super::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
 use crate::admission::turns::Turn;
 use crate::admission::{Admission, Admitted};
-use crate::audio::{AudioError, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
-use crate::config::{Config, FfmpegSetting, Switch};
+use crate::audio::{AudioError, ChannelMode, Decoders, SAMPLE_RATE_HZ, UploadedAudio};
+use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -42,6 +42,7 @@ struct Inner {
     registry: Arc<Registry>,
     scheduler: Scheduler,
     admission: Admission,
+    decoders: Decoders,
     metrics: Arc<Metrics>,
     locale: Locale,
 }
@@ -53,6 +54,7 @@ impl Jobs {
         registry: Arc<Registry>,
         scheduler: Scheduler,
         admission: Admission,
+        decoders: Decoders,
         metrics: Arc<Metrics>,
         locale: Locale,
     ) -> Self {
@@ -62,6 +64,7 @@ impl Jobs {
                 registry,
                 scheduler,
                 admission,
+                decoders,
                 metrics,
                 locale,
             }),
@@ -138,7 +141,7 @@ impl Inner {
                 self.metrics.cancelled.add(1);
             }
             Err(
-                JobError::Audio(AudioError::Io(_))
+                JobError::Audio(AudioError::Io(_) | AudioError::Internal { .. })
                 | JobError::Failed { .. }
                 | JobError::Internal { .. }
                 | JobError::Deadline { .. }
@@ -169,19 +172,17 @@ impl Inner {
 
         let (send, messages) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
         let decoder = Decoder {
-            limits: limits(&self.config),
+            decoders: self.decoders.clone(),
             windower: self.windower(&options),
             mode: if options.separate_channels {
                 ChannelMode::Separate
             } else {
                 ChannelMode::Mixed
             },
-            ask_ffmpeg: self.config.audio.ffmpeg == FfmpegSetting::Auto,
             cancel: request.cancel.clone(),
             _request: request.clone(),
         };
-        let span = tracing::Span::current();
-        let decoding = tokio::task::spawn_blocking(move || span.in_scope(|| decoder.run(audio, &send)));
+        let decoding = tokio::spawn(tracing::Instrument::in_current_span(decoder.decode(audio, send)));
 
         let mut walk = Request::new(self, request.clone(), options);
         let result = walk.consume(Service::new(request, turn), messages, events).await;

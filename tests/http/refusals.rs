@@ -86,9 +86,8 @@ async fn every_failure_of_a_job_has_its_answer() {
         ),
         (
             || {
-                AudioError::TooSlow {
-                    seconds: 99.0,
-                    audio_seconds: 1.0,
+                AudioError::Decoder {
+                    detail: "it takes too much processor time".to_owned(),
                 }
                 .into()
             },
@@ -96,7 +95,7 @@ async fn every_failure_of_a_job_has_its_answer() {
             "invalid_request_error",
             Some("file"),
             [Some("invalid_value"); 2],
-            "the recording takes too long",
+            "the recording cannot be decoded: it takes too much processor time",
         ),
         (
             || {

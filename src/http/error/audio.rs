@@ -46,7 +46,7 @@ pub(super) fn audio(error: &AudioError, family: Family, has_extension: bool, azu
         | AudioError::SampleRate { .. }
         | AudioError::Tracks { .. }
         | AudioError::Metadata { .. }
-        | AudioError::TooSlow { .. } => invalid(error.to_string()),
+        | AudioError::Decoder { .. } => invalid(error.to_string()),
         AudioError::TooLarge {
             limit_bytes,
             seen_bytes,
@@ -66,6 +66,12 @@ pub(super) fn audio(error: &AudioError, family: Family, has_extension: bool, azu
                 "storage_full"
             }),
             "The server has no room to keep the upload now.".to_owned(),
+        ),
+        AudioError::Internal { .. } => (
+            500,
+            SERVER,
+            azure.then_some("InternalServerError"),
+            "The server could not decode the recording. Its log says more under the request's id.".to_owned(),
         ),
         AudioError::Io(_) => (
             500,

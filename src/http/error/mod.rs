@@ -350,7 +350,7 @@ impl ApiError {
                 | AudioError::SampleRate { .. }
                 | AudioError::Tracks { .. }
                 | AudioError::Metadata { .. }
-                | AudioError::TooSlow { .. } => Some("file"),
+                | AudioError::Decoder { .. } => Some("file"),
                 AudioError::Unrecognized
                 | AudioError::UnsupportedContainer { .. }
                 | AudioError::UnsupportedCodec { .. }
@@ -360,6 +360,7 @@ impl ApiError {
                 | AudioError::TooLarge { .. }
                 | AudioError::StorageFull
                 | AudioError::Cancelled
+                | AudioError::Internal { .. }
                 | AudioError::Io(_) => None,
             },
             Self::NoKey
