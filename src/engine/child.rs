@@ -335,7 +335,7 @@ fn start(open: OpenBackend, spec: &EngineSpec, slots: &FreeSlots) -> Result<Devi
 }
 
 #[cfg(feature = "whisper")]
-fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+pub(super) fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     let native = match spec.engine {
         EngineSetting::Native => true,
         EngineSetting::WhisperCpp => false,
@@ -349,7 +349,7 @@ fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
 }
 
 #[cfg(not(feature = "whisper"))]
-fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+pub(super) fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     match spec.engine {
         EngineSetting::Auto | EngineSetting::Native => super::native::open(spec),
         EngineSetting::WhisperCpp => Err(

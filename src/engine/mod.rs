@@ -27,6 +27,15 @@ pub use error::{DeathCause, EngineError};
 pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
 pub use message::{DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting};
 
+/// Opens the engine of `spec` in this process, on the processor: for tests and measurements, which need no pipe.
+///
+/// # Errors
+///
+/// One sentence.
+pub fn open_processor_engine(spec: &EngineSpec) -> Result<Box<dyn child::Backend>, String> {
+    child::open_backend(spec)
+}
+
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
 pub fn patches() -> Option<&'static str> {
     #[cfg(feature = "whisper")]

@@ -17,9 +17,9 @@ use super::replica::{EnginePlan, Placement};
 use super::residency::Residence;
 use super::{Lease, ModelInfo, ModelState, ServingError};
 use crate::config::{Config, Count, GpuDevices, Switch};
-use crate::engine::{EngineSetting, EngineSpec};
 use crate::engine::message::GpuDevice;
 use crate::engine::process::{Launcher, NoGpu};
+use crate::engine::{EngineSetting, EngineSpec};
 use crate::metrics::Metrics;
 use crate::models::{Languages, Progress, Store};
 
