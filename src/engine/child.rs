@@ -148,7 +148,7 @@ fn serve(open: OpenBackend) -> io::Result<ExitCode> {
             .name(format!("slot-{number}"))
             .spawn(move || workers.serve(&jobs))?;
     }
-    send(&out, &FromEngine::Ready(report))?;
+    send(&out, &FromEngine::Ready(Box::new(report)))?;
 
     while let Ok((message, samples)) = received.recv() {
         match message {

@@ -107,7 +107,7 @@ pub enum ToEngine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
     /// Loaded and warm.
-    Ready(DeviceReport),
+    Ready(Box<DeviceReport>),
     /// Cannot serve; the process ends after this.
     StartFailed {
         /// One sentence.

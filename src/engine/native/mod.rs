@@ -47,7 +47,7 @@ struct Model {
 /// format is read.
 #[cfg(feature = "whisper")]
 pub(super) fn suits(spec: &EngineSpec) -> bool {
-    let kernels = Isa::from_environment().map_or(true, |isa| isa != Isa::Portable);
+    let kernels = Isa::from_environment() != Ok(Isa::Portable);
     kernels && Checkpoint::open_ggml(&spec.model).is_ok()
 }
 
