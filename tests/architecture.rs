@@ -24,12 +24,12 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("diagnostics", &["process"]),
     ("models", &["process"]),
     // Inner rooms.
-    ("config", &["languages"]),
+    ("config", &["engine", "languages"]),
     ("locale", &["config"]),
     ("render", &["languages", "transcript"]),
     (
         "engine",
-        &["audio", "languages", "metrics", "process", "transcript"],
+        &["audio", "languages", "metrics", "models", "process", "transcript"],
     ),
     (
         "serving",

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{EngineSetting, PrecisionSetting};
+
 /// All settings, with the defaults of a fresh clone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -99,6 +101,11 @@ pub struct WhisperConfig {
     pub enable_gpu: bool,
     /// `"all"`, or a list of device numbers such as `[0, 1]`.
     pub gpu_devices: GpuDevices,
+    /// What runs models on the processor: `auto` and `native` are this program's own engine, `whisper.cpp` the library it
+    /// uses on GPUs (`auto` takes it too where the processor or the model's format is not known to the own engine).
+    pub engine: EngineSetting,
+    /// Number format of the own engine: `int8`, `int8-block`, `bf16`, `exact` (32-bit floats), or `auto` by model size.
+    pub precision: PrecisionSetting,
     /// Attention kernels that need less memory: `auto` uses them on the GPU only.
     pub flash_attention: Switch,
     /// Decoders searched in parallel; 1 is greedy. From 1 to 8.
@@ -298,6 +305,8 @@ impl Default for WhisperConfig {
             language: "auto".to_owned(),
             enable_gpu: true,
             gpu_devices: GpuDevices::All(AllWord::All),
+            engine: EngineSetting::Auto,
+            precision: PrecisionSetting::Auto,
             flash_attention: Switch::Auto,
             beam_size: 1,
             short_context: Switch::Auto,

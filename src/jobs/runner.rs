@@ -23,12 +23,18 @@ use crate::serving::{Lease, ModelInfo, Registry, ServingError};
 use crate::speech::{Window, WindowerOptions};
 use crate::transcript::{Assembler, Place, Segment, Transcript};
 
-/// Windows decoded ahead of the engine, beyond one a core.
+/// Windows decoded ahead of the engine, beyond those that it runs side by side.
 const WINDOWS_AHEAD: usize = 2;
 /// Events a slow client may leave unread before its request pauses.
 const EVENTS_AHEAD: usize = 64;
 /// Longest time in service without a window while others wait.
 const TURN_TIME: Duration = Duration::from_secs(1);
+
+/// Windows of one recording that run side by side: one a core, or as many as the engines have slots.
+fn side_by_side(lease: &Lease, scheduler: &Scheduler) -> usize {
+    let slots: usize = lease.model().reports().iter().map(|report| report.slots).sum();
+    slots.max(scheduler.cores())
+}
 
 /// The real [`JobRunner`].
 #[derive(Debug, Clone)]
@@ -170,7 +176,7 @@ impl Inner {
         tracing::info!("{}", self.locale.transcription_starts(gpu));
         let began = Instant::now();
 
-        let (send, messages) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
+        let (send, messages) = mpsc::channel(side_by_side(&request.lease, &self.scheduler) + WINDOWS_AHEAD);
         let decoder = Decoder {
             decoders: self.decoders.clone(),
             windower: self.windower(&options),
@@ -341,7 +347,7 @@ impl<'j> Request<'j> {
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
     ) -> Result<Transcript, JobError> {
         let scheduler = self.jobs.scheduler.clone();
-        let most = self.jobs.scheduler.cores() + WINDOWS_AHEAD;
+        let most = side_by_side(&self.admitted.lease, &scheduler) + WINDOWS_AHEAD;
         let mut running = FuturesOrdered::new();
         let mut samples = None;
         let mut open = true;

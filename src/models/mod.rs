@@ -23,6 +23,7 @@ mod quantize;
 mod staging;
 mod store;
 
+pub use cache::cache_folder;
 pub use catalogue::{Catalogue, Checksum, Entry, Languages, Source};
 pub use checksum::Digests;
 pub use convert::{Checkpoint, Imported, import};

@@ -245,8 +245,8 @@ impl<J: Job> Dispatcher<J> {
             && let Some(other) = state.running.get_mut(&other)
         {
             other.pauses = None;
-            other.cost = CORE;
-            state.used += CORE;
+            other.cost = ended.cost;
+            state.used += ended.cost;
         }
     }
 }
@@ -433,7 +433,8 @@ impl<J: Job> State<J> {
                 !r.gpu
                     && !r.first
                     && !r.was_paused
-                    && r.cost == CORE
+                    && r.threads == 1
+                    && r.cost > 0
                     && r.pauses.is_none()
                     && r.remote.is_some()
             })

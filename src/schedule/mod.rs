@@ -326,9 +326,13 @@ impl Scheduler {
     ) -> Result<WindowTranscript, EngineError> {
         let dispatcher = &self.shared.dispatcher;
         let limit = self.limit(slot, waiting.seconds());
+        let options = DecodeOptions {
+            urgent: waiting.first && waiting.class != PriorityClass::Batch,
+            ..waiting.options.clone()
+        };
         let mut window = slot.engine().submit(
             waiting.samples.clone(),
-            waiting.options.clone(),
+            options,
             u32::try_from(threads).unwrap_or(u32::MAX),
         );
         let remote = window.remote();

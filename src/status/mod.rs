@@ -70,8 +70,14 @@ pub struct HealthDevice {
 /// Engine in `/health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct HealthEngine {
-    /// Always `whisper.cpp`.
-    pub name: &'static str,
+    /// `native`, this program's own, or `whisper.cpp`; absent while none runs.
+    pub name: Option<String>,
+    /// Number format of the native engine's products.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
+    /// Instruction set of its kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
     /// `ready`, or what it is doing.
     pub state: String,
     /// Process ids of the engines of the default model.
@@ -189,6 +195,11 @@ pub struct WindowStats {
 /// Engines so far.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStats {
+    /// `native` or `whisper.cpp`; absent while none runs.
+    pub name: Option<String>,
+    /// Number format of the native engine's products.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// Processes that ended and were started again.
     pub restarts: u64,
     /// Ended by a signal that was sent or by the out-of-memory killer.
@@ -253,6 +264,7 @@ impl Status {
             ModelState::Broken(reason) => ("unavailable", Some(reason.clone())),
         };
         let ok = status == "ok";
+        let said = |field: fn(&DeviceReport) -> &String| first_said(&reports, field);
         let health = Health {
             status,
             model: model.map(|m| m.name.clone()),
@@ -264,7 +276,9 @@ impl Status {
                 description: r.description.clone(),
             }),
             engine: HealthEngine {
-                name: "whisper.cpp",
+                name: said(|r| &r.engine),
+                precision: said(|r| &r.precision),
+                isa: said(|r| &r.isa),
                 state: reason.clone().unwrap_or_else(|| "ready".to_owned()),
                 pids: reports.iter().map(|r| r.pid).collect(),
                 slots: reports.iter().map(|r| r.slots).sum(),
@@ -279,6 +293,8 @@ impl Status {
     /// `/stats`.
     pub fn stats(&self) -> Stats {
         let m = &self.metrics;
+        let reports = self.model().0.map(|m| m.reports()).unwrap_or_default();
+        let said = |field: fn(&DeviceReport) -> &String| first_said(&reports, field);
         let seconds = |us: u64| us as f64 / 1e6;
         let audio = seconds(m.audio_us.value());
         let requests = RequestStats {
@@ -317,6 +333,8 @@ impl Status {
                 segments_dropped: m.segments_dropped.value(),
             },
             engine: EngineStats {
+                name: said(|r| &r.engine),
+                precision: said(|r| &r.precision),
                 restarts: m.engine_restarts.value(),
                 outside_deaths: m.outside_deaths.value(),
                 gpu_probes: m.gpu_probes.value(),
@@ -433,9 +451,17 @@ fn display_name(feature: &str) -> &str {
 fn describe(report: &DeviceReport) -> String {
     if report.gpu {
         format!("{}: {}", report.device, report.description)
-    } else {
+    } else if report.isa.is_empty() {
         report.description.clone()
+    } else {
+        format!("{} [{} {}]", report.description, report.isa, report.precision)
     }
+}
+
+/// What the first engine says, if it says anything.
+fn first_said(reports: &[DeviceReport], field: fn(&DeviceReport) -> &String) -> Option<String> {
+    let text = reports.first().map(field)?;
+    (!text.is_empty()).then(|| text.clone())
 }
 
 fn actual_device(report: &DeviceReport) -> ActualDevice {
@@ -443,6 +469,9 @@ fn actual_device(report: &DeviceReport) -> ActualDevice {
         gpu: report.gpu,
         backend: report.backend.clone(),
         name: report.description.clone(),
+        engine: report.engine.clone(),
+        precision: report.precision.clone(),
+        isa: report.isa.clone(),
         memory_total_bytes: report.memory_total_bytes,
         memory_free_bytes: report.memory_free_bytes,
         weights_bytes: report.weights_bytes.clone(),

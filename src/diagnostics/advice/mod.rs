@@ -75,6 +75,14 @@ pub struct ActualDevice {
     pub backend: String,
     /// Product name.
     pub name: String,
+    /// `native` or `whisper.cpp`.
+    pub engine: String,
+    /// Number format of the native engine's products; empty for whisper.cpp.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub precision: String,
+    /// Instruction set of its kernels; empty for whisper.cpp.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub isa: String,
     /// Bytes of memory on the device, when it says.
     pub memory_total_bytes: Option<u64>,
     /// Bytes of it that were free after loading.
@@ -247,9 +255,7 @@ pub fn advise(facts: &MachineFacts, engine: &EngineFacts) -> Vec<Advice> {
         packages: Packages::of(&facts.platform),
         list: Vec::new(),
     };
-    if !facts.build.whisper {
-        surroundings::no_engine(&mut found);
-    } else if surroundings::processor(&mut found) {
+    if surroundings::processor(&mut found) {
         // Neither the GPU nor the CPU can serve.
     } else if !engine.requested {
         surroundings::not_requested(&mut found);

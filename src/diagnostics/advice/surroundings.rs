@@ -3,17 +3,6 @@
 use super::{Backend, Findings, Text, Vendor, any_gpu, opencl};
 use crate::diagnostics::probe::Wsl;
 
-pub(super) fn no_engine(found: &mut Findings<'_>) {
-    found.add(
-        "build-without-engine",
-        Text::new(
-            "This binary was built without whisper.cpp (feature `whisper`), so it cannot transcribe.",
-            "このバイナリは whisper.cpp なし(feature `whisper` が無効)でビルドされているため、文字起こしできません。",
-        ),
-        Text::new("Run `./build.sh`.", "`./build.sh` を実行してください。"),
-    );
-}
-
 /// The engine's own check of its processor, before it touches ggml. True when that was said.
 pub(super) fn processor(found: &mut Findings<'_>) -> bool {
     let Some((lacks, rest)) = found

@@ -218,7 +218,6 @@ fn rows() -> Vec<Row> {
     let software = |facts: &mut MachineFacts| facts.vulkan_drivers.retain(|driver| driver.software);
     vec![
         // The build and the configuration.
-        ("no engine compiled in", built(&[]).with(|facts| facts.build.whisper = false), &["build-without-engine"], "./build.sh"),
         ("switched off", cuda().engine(|engine| engine.requested = false), &["gpu-not-requested"], "enable_gpu = true"),
         ("binary from a newer processor",
             built(&[]).log("the engine cannot start: this binary was compiled for a processor with avx512f, avx512vnni, which this one lacks; build it on this machine with `./build.sh`, or for every processor with AVX2 with `GGML_NATIVE=OFF ./build.sh`"),

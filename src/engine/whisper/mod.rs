@@ -116,6 +116,9 @@ impl Backend for Whisper {
             flash_attention: self.spec.flash_attention,
             load_seconds: 0.0,
             slots: 0,
+            engine: "whisper.cpp".to_owned(),
+            precision: String::new(),
+            isa: String::new(),
             windows_per_core: 1,
             pid: 0,
         }
