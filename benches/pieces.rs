@@ -22,7 +22,6 @@ fn limits() -> AudioLimits {
         max_sample_rate_hz: 192_000,
         max_tracks: 8,
         max_metadata_bytes: 1 << 20,
-        max_decode_seconds_per_second: 1.0,
     }
 }
 

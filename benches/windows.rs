@@ -43,7 +43,6 @@ fn print_windows(path: &Path, options: WindowerOptions) {
         max_sample_rate_hz: 192_000,
         max_tracks: 8,
         max_metadata_bytes: 1 << 20,
-        max_decode_seconds_per_second: 1.0,
     };
     let upload = UploadedAudio::from_path(path).expect("a file");
     let mut stream = AudioStream::open(upload, &limits, ChannelMode::Mixed).expect("a recording");

@@ -59,7 +59,8 @@ fn serve() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     let _ = rustix::pipe::fcntl_setpipe_size(&out, PIPE_BYTES);
     warm_up();
-    let Some((order, recording)) = receive()? else {
+    let input = Input::open()?;
+    let Some((order, recording)) = input.receive()? else {
         return Ok(());
     };
     process::confine(&Confinement {
@@ -69,6 +70,8 @@ fn serve() -> io::Result<()> {
         may_read_files: false,
     })?;
     process::allow_cpu(CPU_PER_BLOCK)?;
+    // A thread, which must not be there before it can be confined too.
+    input.end_with_it()?;
     let last = match decode(order, recording, &mut out) {
         Ok(skipped_packets) => FromDecoder::End { skipped_packets },
         Err(Stopped::Recording(error)) => FromDecoder::Failed(error),
@@ -77,33 +80,57 @@ fn serve() -> io::Result<()> {
     write_frame(&mut out, &last, &[])
 }
 
-/// Waits for a recording, and from then on ends with whoever sent it.
+/// Where the order comes from.
 #[cfg(unix)]
-fn receive() -> io::Result<Option<(Order, File)>> {
-    use super::wire::{Control, receive_order};
+struct Input(super::wire::Control);
 
-    let control = Control::from(rustix::io::dup(rustix::stdio::stdin())?);
-    let received = receive_order(&control)?;
-    std::thread::Builder::new()
-        .name("control".to_owned())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            // Nothing more is sent: whatever this read ends with, nobody waits any more.
-            let _ = io::Read::read(&mut &control, &mut [0]);
-            process::exit_now(0);
-        })?;
-    Ok(received)
+#[cfg(unix)]
+impl Input {
+    fn open() -> io::Result<Self> {
+        Ok(Self(rustix::io::dup(rustix::stdio::stdin())?.into()))
+    }
+
+    /// Waits for a recording.
+    fn receive(&self) -> io::Result<Option<(Order, File)>> {
+        super::wire::receive_order(&self.0)
+    }
+
+    /// From here on the process ends with whoever sent the order.
+    fn end_with_it(self) -> io::Result<()> {
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .stack_size(64 << 10)
+            .spawn(move || {
+                // Nothing more is sent: whatever this read ends with, nobody waits any more.
+                let _ = io::Read::read(&mut &self.0, &mut [0]);
+                process::exit_now(0);
+            })?;
+        Ok(())
+    }
 }
 
 /// The recording is the standard input; the order is an argument. The end of the pipe ends the process.
 #[cfg(not(unix))]
-fn receive() -> io::Result<Option<(Order, File)>> {
-    use std::os::windows::io::AsHandle;
+struct Input;
 
-    let order = std::env::args().next_back().unwrap_or_default();
-    let order = serde_json::from_str(&order)?;
-    let recording = io::stdin().as_handle().try_clone_to_owned()?;
-    Ok(Some((order, File::from(recording))))
+#[cfg(not(unix))]
+impl Input {
+    fn open() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    fn receive(&self) -> io::Result<Option<(Order, File)>> {
+        use std::os::windows::io::AsHandle;
+
+        let order = std::env::args().next_back().unwrap_or_default();
+        let order = serde_json::from_str(&order)?;
+        let recording = io::stdin().as_handle().try_clone_to_owned()?;
+        Ok(Some((order, File::from(recording))))
+    }
+
+    fn end_with_it(self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Why decoding stopped before the end.
