@@ -12,6 +12,8 @@
 //! 8. [`transcript`]: windows' results → one transcript, in time order.
 //! 9. [`render`]: transcript → body.
 //!
+//! Audio that is being spoken takes another way from [`http`]: [`realtime`], then 5 to 8.
+//!
 //! Beside them: [`app`] (start and stop), [`status`] (what runs, for the diagnostic routes), [`config`], [`models`]
 //! (files on disk, downloads, conversion), [`diagnostics`] (what this machine has and what to type), [`metrics`],
 //! [`locale`], [`process`] (children), [`telemetry`].
@@ -28,7 +30,11 @@ pub mod languages;
 pub mod locale;
 pub mod metrics;
 pub mod models;
+<<<<<<< HEAD
 pub mod process;
+=======
+pub mod realtime;
+>>>>>>> 6f73d95 (realtime: sessions of live transcription over WebSockets)
 pub mod render;
 pub mod schedule;
 pub mod serving;

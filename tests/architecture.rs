@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Room → rooms it may use. Every module of `src/lib.rs` stands here.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     // Leaves: they know nobody.
     ("languages", &[]),
     ("metrics", &[]),
@@ -55,6 +55,19 @@ const ARROWS: [(&str, &[&str]); 21] = [
         ],
     ),
     (
+        "realtime",
+        &[
+            "config",
+            "engine",
+            "languages",
+            "metrics",
+            "schedule",
+            "serving",
+            "speech",
+            "transcript",
+        ],
+    ),
+    (
         "status",
         &[
             "config",
@@ -76,8 +89,11 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "jobs",
             "languages",
             "locale",
+            "metrics",
+            "realtime",
             "render",
             "serving",
+            "speech",
             "status",
             "transcript",
         ],
@@ -85,7 +101,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     (
         "app",
         &[
-            "config", "engine", "http", "jobs", "locale", "metrics", "models", "schedule", "serving",
+            "config", "engine", "http", "jobs", "locale", "metrics", "models", "realtime", "schedule", "serving",
             "status",
         ],
     ),

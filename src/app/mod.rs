@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Loaded};
 use crate::engine::process::Launcher;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Realtime};
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::Progress;
+use crate::realtime::windows::LiveWindows;
 use crate::schedule::{Scheduler, Watchdog, available_cores};
 use crate::serving::Registry;
 use crate::status::Status;
@@ -29,6 +30,8 @@ pub struct App {
     pub status: Arc<Status>,
     /// Language of messages.
     pub locale: Locale,
+    live: LiveWindows,
+    metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -61,12 +64,15 @@ impl App {
             scheduler.clone(),
             metrics.clone(),
         ));
-        let jobs = Jobs::new(config.clone(), registry, scheduler, metrics, locale);
+        let live = LiveWindows::new(config.clone(), registry.clone(), scheduler.clone());
+        let jobs = Jobs::new(config.clone(), registry, scheduler, metrics.clone(), locale);
         Ok(Self {
             config,
             jobs,
             status,
             locale,
+            live,
+            metrics,
         })
     }
 
@@ -86,6 +92,13 @@ impl App {
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
             status.answered(outcome.status.as_u16());
         }));
+        let realtime = Arc::new(Realtime::new(
+            Arc::new(self.live.clone()),
+            stop.clone(),
+            self.metrics.clone(),
+        ));
+        state.realtime = Some(realtime.clone());
+        let in_flight = || self.jobs.in_flight() + realtime.sessions();
         let diagnostics = http::diagnostics::router(self.status.clone());
         let router = http::router_with(state, diagnostics);
         let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
@@ -107,14 +120,14 @@ impl App {
             () = async {
                 stop.cancelled().await;
                 let began = Instant::now();
-                while self.jobs.in_flight() > 0 && began.elapsed() < grace {
+                while in_flight() > 0 && began.elapsed() < grace {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 // Answers still have to leave; connections kept alive do not.
                 tokio::time::sleep(Duration::from_millis(300)).await;
             } => {}
         }
-        let left = self.jobs.in_flight();
+        let left = in_flight();
         if left > 0 {
             tracing::warn!(
                 requests = left,

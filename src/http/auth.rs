@@ -41,7 +41,7 @@ impl Keys {
 }
 
 /// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
-fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
+pub(super) fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
     let text = |name: &str| {
         headers
             .get_all(name)
@@ -73,9 +73,10 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Lets a request pass, or says why not. Reads no byte of the body.
+/// Lets a request pass, or says why not. Reads no byte of the body. `also` knows keys that open only what is asked for.
 pub(super) fn check(
     keys: &Keys,
+    also: impl Fn(&str) -> bool,
     strict_version: bool,
     dialect: Dialect,
     method: &Method,
@@ -84,7 +85,7 @@ pub(super) fn check(
 ) -> Result<(), ApiError> {
     if !keys.is_open() && method != Method::OPTIONS && !OPEN_PATHS.contains(&uri.path()) {
         let shown = shown_keys(headers, uri);
-        if !shown.iter().any(|key| keys.knows(key)) {
+        if !shown.iter().any(|key| keys.knows(key) || also(key)) {
             return Err(match shown.into_iter().next() {
                 Some(key) => ApiError::WrongKey { masked: mask(&key) },
                 None => ApiError::NoKey,
@@ -125,6 +126,7 @@ mod tests {
         }
         check(
             &keys,
+            |key| key == "issued-key" && uri == "/v1/realtime",
             false,
             Dialect::OpenAi,
             &Method::GET,
@@ -156,6 +158,7 @@ mod tests {
             &[("upgrade", "websocket"), ("sec-websocket-protocol", protocols)],
             "/v1/realtime"
         ));
+        assert!(allowed(&[("authorization", "Bearer issued-key")], "/v1/realtime"));
         assert!(allowed(&[], "/health"));
     }
 

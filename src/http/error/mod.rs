@@ -58,6 +58,8 @@ pub enum ApiError {
         /// As the client wrote it.
         deployment: String,
     },
+    /// 403: a page of another origin than `server.cors_origins` allows opens a WebSocket.
+    ForeignOrigin,
     /// 429: all places are taken.
     Busy(Busy),
     /// 503: no engine can be had.
@@ -254,6 +256,12 @@ impl ApiError {
                     short(deployment)
                 ),
             ),
+            Self::ForeignOrigin => (
+                403,
+                INVALID,
+                Some(if azure { "403" } else { "origin_not_allowed" }),
+                "Pages of this origin may not use this server; `server.cors_origins` names those that may.".to_owned(),
+            ),
             Self::Busy(busy) => {
                 let seconds = retry_seconds(busy.retry_after);
                 let code = if azure { "429" } else { "rate_limit_exceeded" };
@@ -337,6 +345,7 @@ impl ApiError {
             | Self::UnknownApiVersion
             | Self::UnknownModel { .. }
             | Self::ForeignOperation { .. }
+            | Self::ForeignOrigin
             | Self::Busy(_)
             | Self::Unavailable { .. }
             | Self::Stopping
@@ -366,6 +375,7 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::UnknownModelId { .. }
             | Self::ForeignOperation { .. }
+            | Self::ForeignOrigin
             | Self::TooLarge { .. }
             | Self::NotMultipart { .. }
             | Self::Form { .. }
