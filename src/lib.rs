@@ -30,11 +30,8 @@ pub mod languages;
 pub mod locale;
 pub mod metrics;
 pub mod models;
-<<<<<<< HEAD
 pub mod process;
-=======
 pub mod realtime;
->>>>>>> 6f73d95 (realtime: sessions of live transcription over WebSockets)
 pub mod render;
 pub mod schedule;
 pub mod serving;
