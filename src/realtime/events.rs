@@ -74,12 +74,14 @@ impl Refusal {
     }
 
     /// The same with another code.
+    #[must_use]
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
     }
 
     /// The same about the client's event of this id.
+    #[must_use]
     pub fn about(mut self, event_id: Option<String>) -> Self {
         self.event_id = event_id;
         self

@@ -588,7 +588,8 @@ fn patch_transcription(
             format!("The prompt and keywords hold {told} bytes; at most {MAX_PROMPT_BYTES} are taken.");
         return Err(Refusal::invalid(format!("{path}.prompt"), message));
     }
-    if let Some(delay) = choice(fields, "delay", &Delay::ALL, path)? {
+    let delay = choice(fields, "delay", &Delay::ALL, path)?;
+    if fields.contains_key("delay") {
         new.delay = delay;
     }
     Ok(new)
@@ -655,7 +656,7 @@ fn patch_turns(
         }
         TurnKind::Semantic { eagerness } => {
             if let Some(asked) = asked_eagerness {
-                *eagerness = asked.unwrap_or_default();
+                *eagerness = asked;
             }
         }
     }
@@ -681,28 +682,25 @@ fn patch_turns(
     Ok(new)
 }
 
-/// `None`: left out; `Some(None)`: null.
+/// One of `all`; `None` where the field is left out or null.
 fn choice<T: Copy>(
     fields: &Map<String, Value>,
     name: &str,
     all: &[(T, &'static str)],
     path: &str,
-) -> Result<Option<Option<T>>, Refusal> {
-    match fields.get(name) {
-        None => Ok(None),
-        Some(Value::Null) => Ok(Some(None)),
-        Some(value) => match all.iter().find(|(_, known)| value.as_str() == Some(*known)) {
-            Some((found, _)) => Ok(Some(Some(*found))),
-            None => {
-                let known: Vec<&str> = all.iter().map(|(_, known)| *known).collect();
-                let message = format!("One of {} is accepted.", known.join(", "));
-                Err(Refusal::invalid(format!("{path}.{name}"), message))
-            }
-        },
+) -> Result<Option<T>, Refusal> {
+    let Some(value) = fields.get(name).filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    if let Some((found, _)) = all.iter().find(|(_, known)| value.as_str() == Some(*known)) {
+        return Ok(Some(*found));
     }
+    let known: Vec<&str> = all.iter().map(|(_, known)| *known).collect();
+    let message = format!("One of {} is accepted.", known.join(", "));
+    Err(Refusal::invalid(format!("{path}.{name}"), message))
 }
 
-fn name_of<T: PartialEq>(all: &[(T, &'static str)], value: T) -> &'static str {
+fn name_of<T: PartialEq + Copy>(all: &[(T, &'static str)], value: T) -> &'static str {
     all.iter()
         .find(|(known, _)| *known == value)
         .map_or("auto", |(_, name)| name)
@@ -721,7 +719,7 @@ mod tests {
         settings.patched(dialect, &session)
     }
 
-    fn input(fields: Value) -> Value {
+    fn input(fields: &Value) -> Value {
         json!({ "type": "transcription", "audio": { "input": fields } })
     }
 
@@ -744,7 +742,7 @@ mod tests {
         let new = patched(
             &settings,
             Dialect::Current,
-            input(json!({"transcription":{"language":"EN","prompt":"Kubernetes"},"turn_detection":{"silence_duration_ms":700}})),
+            input(&json!({"transcription":{"language":"EN","prompt":"Kubernetes"},"turn_detection":{"silence_duration_ms":700}})),
         )
         .unwrap();
         let asked = new.transcription.clone().unwrap();
@@ -752,12 +750,12 @@ mod tests {
         assert_eq!(asked.language.as_deref(), Some("en"));
         let turns = new.turn_detection.as_ref().unwrap();
         assert!(
-            matches!(turns.kind, TurnKind::Silence { silence, threshold } if silence.as_millis() == 700 && threshold == 0.5)
+            matches!(turns.kind, TurnKind::Silence { silence, threshold } if silence.as_millis() == 700 && (threshold - 0.5).abs() < 1e-6)
         );
         let cleared = patched(
             &new,
             Dialect::Current,
-            input(json!({"transcription":{"language":null},"turn_detection":null})),
+            input(&json!({"transcription":{"language":null},"turn_detection":null})),
         )
         .unwrap();
         let asked = cleared.transcription.unwrap();
@@ -790,19 +788,19 @@ mod tests {
     fn models_that_take_no_detection_leave_committing_to_the_client_unless_told() {
         let settings = Settings::new(None, 24_000, true);
         let model = json!({"transcription":{"model":"gpt-realtime-whisper","delay":"minimal"}});
-        let new = patched(&settings, Dialect::Current, input(model)).unwrap();
+        let new = patched(&settings, Dialect::Current, input(&model)).unwrap();
         assert_eq!(new.turn_detection, None);
         let back = patched(
             &new,
             Dialect::Current,
-            input(json!({"transcription":{"model":"whisper-1"}})),
+            input(&json!({"transcription":{"model":"whisper-1"}})),
         )
         .unwrap();
         assert!(back.turn_detection.is_some());
         let told = patched(
             &new,
             Dialect::Current,
-            input(json!({"turn_detection":{"type":"server_vad"}})),
+            input(&json!({"turn_detection":{"type":"server_vad"}})),
         )
         .unwrap();
         assert!(told.turn_detection.is_some());
@@ -846,7 +844,7 @@ mod tests {
                 "session.audio.input.noise_reduction.type",
             ),
         ] {
-            let refusal = patched(&settings, Dialect::Current, input(fields)).unwrap_err();
+            let refusal = patched(&settings, Dialect::Current, input(&fields)).unwrap_err();
             assert_eq!(refusal.param.as_deref(), Some(param));
         }
         let kind = patched(&settings, Dialect::Current, json!({"type":"realtime"})).unwrap_err();

@@ -80,11 +80,11 @@ fn session_with(fields: Value, intermediate: bool) -> Session {
         },
     };
     let mut session = Session::new(opening, Box::new(Loudness::default())).unwrap();
-    update(&mut session, fields);
+    update(&mut session, &fields);
     session
 }
 
-fn update(session: &mut Session, input: Value) {
+fn update(session: &mut Session, input: &Value) {
     let Value::Object(fields) = json!({ "audio": { "input": input } }) else {
         panic!()
     };
@@ -167,6 +167,7 @@ impl Bench {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "an outcome like any other")]
 fn heard(pass: &Pass) -> Result<Heard, PassError> {
     Ok(Heard {
         tokens: listen(&pass.samples),
@@ -613,7 +614,7 @@ proptest! {
                 Step::Odd(bytes) => session.handle(ClientEvent::Append(bytes), None),
                 Step::Commit => session.handle(ClientEvent::Commit, None),
                 Step::Clear => session.handle(ClientEvent::Clear, None),
-                Step::Set(kind) => update(&mut session, settings(kind)),
+                Step::Set(kind) => update(&mut session, &settings(kind)),
                 Step::Answer => bench.answer(&mut session, heard),
                 Step::Garble => bench.answer(&mut session, |pass| {
                     let mut heard = heard(pass).unwrap();
