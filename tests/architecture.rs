@@ -101,8 +101,8 @@ const ARROWS: [(&str, &[&str]); 22] = [
     (
         "app",
         &[
-            "config", "engine", "http", "jobs", "locale", "metrics", "models", "realtime", "schedule", "serving",
-            "status",
+            "config", "engine", "http", "jobs", "locale", "metrics", "models", "realtime", "schedule",
+            "serving", "status",
         ],
     ),
     (
