@@ -28,6 +28,7 @@ use crate::realtime::session::{Opening, Session, SpeechSettings};
 use crate::realtime::settings::{Dialect, Settings};
 use crate::realtime::socket::{self, MAX_MESSAGE_BYTES, Terms};
 use crate::realtime::windows::{Places, RETRY_AFTER, Recognizer};
+use crate::serving::ServingError;
 use crate::speech::LiveVoice;
 
 /// Paths of sessions. The last one is MAI-Transcribe's: it also shows the words that may still change.
@@ -115,13 +116,12 @@ async fn connect(
         .iter()
         .find_map(|name| query_value(&uri, name));
     let model = model.filter(|name| !name.trim().is_empty());
-    if let Some(name) = &model {
-        match realtime.engine.check(name.clone()).await {
-            // A model that is being fetched may be there when the first turn ends.
-            Ok(()) | Err(crate::serving::ServingError::Unavailable { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let hold = match realtime.engine.hold(model.clone()).await {
+        Ok(hold) => Some(hold),
+        Err(error @ ServingError::UnknownDeployment { .. }) => return Err(error.into()),
+        // A model that is being fetched or restarted may be there when the first turn ends.
+        Err(_) => None,
+    };
     if realtime.stop.is_cancelled() {
         return Err(ApiError::Stopping);
     }
@@ -166,7 +166,7 @@ async fn connect(
         .on_upgrade(move |socket| {
             let work = async move {
                 tracing::info!("a realtime session begins");
-                socket::serve(socket, session, engine, terms).await;
+                socket::serve(socket, session, engine, hold, terms).await;
                 tracing::info!("a realtime session has ended");
                 drop(place);
             };

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{self, ClientEvent, Refusal, ServerEvent};
 use super::session::{Heard, PassError, PassId, Session};
 use super::settings::Dialect;
-use super::windows::Recognizer;
+use super::windows::{Hold, Recognizer};
 use crate::metrics::Metrics;
 use crate::serving::ServingError;
 
@@ -57,6 +57,8 @@ type Running = (PassId, BoxFuture<'static, Result<Heard, PassError>>);
 struct Connection {
     session: Session,
     engine: Arc<dyn Recognizer>,
+    /// Keeps the session's model loaded, also while nobody speaks.
+    hold: Option<Hold>,
     terms: Terms,
     events: mpsc::Sender<Message>,
     /// Audio of an append that is not taken yet.
@@ -80,13 +82,20 @@ enum End {
 /// # Cancel safety
 ///
 /// Dropped, it ends the connection and the pass that runs.
-pub async fn serve(socket: WebSocket, session: Session, engine: Arc<dyn Recognizer>, terms: Terms) {
+pub async fn serve(
+    socket: WebSocket,
+    session: Session,
+    engine: Arc<dyn Recognizer>,
+    hold: Option<Hold>,
+    terms: Terms,
+) {
     let (sink, mut frames) = socket.split();
     let (events, waiting) = mpsc::channel(EVENTS_AHEAD);
     let mut writer = tokio::spawn(write(sink, waiting));
     let mut connection = Connection {
         session,
         engine,
+        hold,
         terms,
         events,
         inbox: Vec::new(),
@@ -235,13 +244,15 @@ impl Connection {
                 self.take_audio();
             }
             ClientEvent::Update { dialect, session } => {
-                let checked = match self.new_model(dialect, &session) {
-                    Ok(Some(name)) => served(self.engine.check(name).await),
-                    Ok(None) => Ok(()),
+                let held = match self.new_model(dialect, &session) {
+                    Ok(Some(name)) => served(self.engine.hold(Some(name)).await),
+                    Ok(None) => Ok(None),
                     Err(refusal) => Err(refusal),
                 };
-                if let Err(refusal) = checked {
-                    return self.session.refuse(refusal.about(incoming.event_id));
+                match held {
+                    Ok(None) => {}
+                    Ok(hold) => self.hold = hold,
+                    Err(refusal) => return self.session.refuse(refusal.about(incoming.event_id)),
                 }
                 self.session
                     .handle(ClientEvent::Update { dialect, session }, incoming.event_id);
@@ -285,8 +296,9 @@ impl Connection {
 }
 
 /// Refuses a model that nobody serves where it is named, not at the end of the first turn.
-fn served(checked: Result<(), ServingError>) -> Result<(), Refusal> {
-    match checked {
+fn served(held: Result<Hold, ServingError>) -> Result<Option<Hold>, Refusal> {
+    match held {
+        Ok(hold) => Ok(Some(hold)),
         Err(ServingError::UnknownDeployment { name }) => {
             let shown: String = name.chars().take(100).collect();
             let refusal = Refusal::invalid(
@@ -296,7 +308,7 @@ fn served(checked: Result<(), ServingError>) -> Result<(), Refusal> {
             Err(refusal.with_code("model_not_found"))
         }
         // A model that is being fetched may be there when the first turn ends.
-        _ => Ok(()),
+        Err(_) => Ok(None),
     }
 }
 

@@ -11,21 +11,26 @@ use super::session::{Heard, Pass, PassError, PassKind};
 use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError};
 use crate::metrics::Metrics;
-use crate::schedule::{RequestId, Scheduler, WindowTask};
-use crate::serving::registry::{DefaultModel, Registry};
-use crate::serving::{Model, ServingError};
+use crate::schedule::{Deadline, PriorityClass, RequestId, Scheduler, WindowTask};
+use crate::serving::{DefaultModel, Lease, Registry, ServingError};
 use crate::speech::SAMPLE_RATE_HZ;
 use crate::transcript::{Place, Task, believed};
 
 /// What the sessions need of the rest. The real one is [`LiveWindows`]; tests may script one.
 pub trait Recognizer: Send + Sync + 'static {
-    /// Whether a model or deployment of this name is served.
-    fn check(&self, name: String) -> BoxFuture<'static, Result<(), ServingError>>;
+    /// Keeps the model of this name (`None` is the default) loaded while what comes back is held.
+    fn hold(&self, name: Option<String>) -> BoxFuture<'static, Result<Hold, ServingError>>;
     /// Runs a pass. Dropping the future stops it.
     fn run(&self, pass: Pass) -> BoxFuture<'static, Result<Heard, PassError>>;
     /// Sessions that may be open at once.
     fn capacity(&self) -> usize;
 }
+
+/// A session's hold on its model.
+pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
+
+/// Once something has failed, a pass waits so long for an engine: its words would come too late.
+const PASS_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Sessions a core carries, where `realtime.max_sessions` is "auto": with a small model one core transcribes about ten
 /// times as fast as is spoken, and each session asks for its audio several times over.
@@ -51,31 +56,24 @@ impl LiveWindows {
         }
     }
 
-    async fn model(&self, name: Option<&str>) -> Result<Arc<Model>, ServingError> {
-        let Some(name) = name else {
-            return match self.registry.default_model() {
-                DefaultModel::Started { model, .. } => {
-                    let model = self.registry.load(&model.name, &model.file);
-                    match model.settled().await {
-                        Ok(()) => Ok(model),
-                        Err(reason) => Err(ServingError::Unavailable { reason }),
-                    }
-                }
-                DefaultModel::Starting { doing: reason } | DefaultModel::Failed { reason } => {
-                    Err(ServingError::Unavailable { reason })
-                }
-            };
-        };
-        self.registry.ready_model(name).await
+    async fn lease(&self, name: Option<&str>) -> Result<Lease, ServingError> {
+        match (name, self.registry.default_model()) {
+            (Some(name), _) => self.registry.resolve(name).await,
+            // By its own name: without one, strict servers would refuse.
+            (None, DefaultModel::Known { model, .. }) => self.registry.resolve(&model.name).await,
+            (None, _) => self.registry.resolve("").await,
+        }
     }
 
     async fn pass(&self, pass: Pass) -> Result<Heard, PassError> {
         let began = Instant::now();
-        let model = self.model(pass.model.as_deref()).await.map_err(|error| {
+        let unavailable = |error: ServingError| {
             tracing::warn!(%error, "no model for a realtime session");
             PassError::Unavailable
-        })?;
-        let gpu = model.reports().first().is_some_and(|report| report.gpu);
+        };
+        let lease = self.lease(pass.model.as_deref()).await.map_err(unavailable)?;
+        lease.ready().await.map_err(unavailable)?;
+        let gpu = lease.model().reports().first().is_some_and(|report| report.gpu);
         let whisper = &self.config.whisper;
         let configured =
             (whisper.language != "auto" && pass.languages.is_empty()).then(|| whisper.language.clone());
@@ -101,11 +99,12 @@ impl LiveWindows {
         };
         let task = WindowTask {
             request: RequestId::next(),
-            batch: false,
+            class: PriorityClass::Realtime,
             first: true,
-            model,
+            lease,
             samples: pass.samples,
             options,
+            deadline: Deadline::new(PASS_DEADLINE),
         };
         let window = self.scheduler.run(task).await.map_err(|error| match error {
             EngineError::Unavailable { .. } | EngineError::StartFailed { .. } => PassError::Unavailable,
@@ -130,14 +129,11 @@ impl LiveWindows {
 }
 
 impl Recognizer for LiveWindows {
-    fn check(&self, name: String) -> BoxFuture<'static, Result<(), ServingError>> {
-        let registry = self.registry.clone();
+    fn hold(&self, name: Option<String>) -> BoxFuture<'static, Result<Hold, ServingError>> {
+        let windows = self.clone();
         Box::pin(async move {
-            let looked_up = tokio::task::spawn_blocking(move || registry.resolve(&name)).await;
-            match looked_up {
-                Ok(found) => found.map(|_| ()),
-                Err(_) => Ok(()), // the runtime stops
-            }
+            let lease = windows.lease(name.as_deref()).await?;
+            Ok(Arc::new(lease) as Hold)
         })
     }
 
@@ -148,7 +144,7 @@ impl Recognizer for LiveWindows {
 
     fn capacity(&self) -> usize {
         let gpu = match self.registry.default_model() {
-            DefaultModel::Started { model, .. } => model.reports().first().is_some_and(|report| report.gpu),
+            DefaultModel::Known { model, .. } => model.reports().first().is_some_and(|report| report.gpu),
             _ => false,
         };
         let auto = if gpu {

@@ -20,7 +20,7 @@ use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, Realtime, router, serve}
 use whisper_backend_api::metrics::Metrics;
 use whisper_backend_api::realtime::agreement::Token;
 use whisper_backend_api::realtime::session::{Heard, Pass, PassError};
-use whisper_backend_api::realtime::windows::Recognizer;
+use whisper_backend_api::realtime::windows::{Hold, Recognizer};
 use whisper_backend_api::serving::ServingError;
 
 use crate::support::Scripted;
@@ -43,11 +43,11 @@ impl Drop for RunningGuard {
 }
 
 impl Recognizer for Engine {
-    fn check(&self, name: String) -> BoxFuture<'static, Result<(), ServingError>> {
+    fn hold(&self, name: Option<String>) -> BoxFuture<'static, Result<Hold, ServingError>> {
         Box::pin(async move {
-            match name.as_str() {
-                "nobody" => Err(ServingError::UnknownDeployment { name }),
-                _ => Ok(()),
+            match name {
+                Some(name) if name == "nobody" => Err(ServingError::UnknownDeployment { name }),
+                _ => Ok(Arc::new(()) as Hold),
             }
         })
     }
