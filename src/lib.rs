@@ -13,6 +13,8 @@
 //! 9. [`transcript`]: windows' results → one transcript, in time order.
 //! 10. [`render`]: transcript → body.
 //!
+//! Audio that is being spoken takes another way from [`http`]: [`realtime`], then 5 to 8.
+//!
 //! Beside them: [`app`] (start and stop), [`status`] (what runs, for the diagnostic routes), [`config`], [`models`]
 //! (files on disk, downloads, conversion), [`diagnostics`] (what this machine has and what to type), [`metrics`],
 //! [`locale`], [`process`] (children), [`telemetry`].
@@ -31,6 +33,7 @@ pub mod locale;
 pub mod metrics;
 pub mod models;
 pub mod process;
+pub mod realtime;
 pub mod render;
 pub mod schedule;
 pub mod serving;

@@ -99,4 +99,10 @@ pub struct Metrics {
     pub segments_dropped: Counter,
     /// Engines stopped by the watchdog.
     pub watchdog_kills: Counter,
+    /// Realtime sessions open now.
+    pub realtime_sessions: Gauge,
+    /// Passes of the model that realtime sessions asked for.
+    pub realtime_passes: Counter,
+    /// Times that a realtime session had to do without partial results.
+    pub realtime_degraded: Counter,
 }

@@ -11,12 +11,13 @@ use crate::admission::{Admission, Limits};
 use crate::audio::Decoders;
 use crate::config::{Config, Loaded, mebibytes};
 use crate::engine::process::Launcher;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Realtime};
 use crate::jobs::decoder_settings;
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::Progress;
+use crate::realtime::windows::LiveWindows;
 use crate::schedule::{Scheduler, Watchdog, available_cores};
 use crate::serving::Registry;
 use crate::status::Status;
@@ -39,6 +40,8 @@ pub struct App {
     pub locale: Locale,
     /// Ends every request.
     work: CancellationToken,
+    live: LiveWindows,
+    metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -83,13 +86,14 @@ impl App {
             admission.clone(),
             metrics.clone(),
         ));
+        let live = LiveWindows::new(config.clone(), registry.clone(), scheduler.clone());
         let jobs = Jobs::new(
             config.clone(),
             registry,
             scheduler,
             admission.clone(),
             decoders,
-            metrics,
+            metrics.clone(),
             locale,
         );
         Ok(Self {
@@ -99,6 +103,8 @@ impl App {
             status,
             locale,
             work,
+            live,
+            metrics,
         })
     }
 
@@ -122,6 +128,12 @@ impl App {
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
             status.answered(outcome.status.as_u16());
         }));
+        let realtime = Arc::new(Realtime::new(
+            Arc::new(self.live.clone()),
+            stop.clone(),
+            self.metrics.clone(),
+        ));
+        state.realtime = Some(realtime.clone());
         let diagnostics = http::diagnostics::router(self.status.clone());
         let transfer = http::Transfer {
             period: Duration::from_secs(self.config.server.body_idle_timeout_seconds.max(1)),
@@ -145,7 +157,7 @@ impl App {
             () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, stop.clone()) => {}
             () = async {
                 stop.cancelled().await;
-                self.drain().await;
+                self.drain(&realtime).await;
             } => {}
         }
         self.work.cancel();
@@ -153,29 +165,30 @@ impl App {
     }
 
     /// Nobody new comes in; who is inside may finish within the grace time, and is told to end shortly before it is over.
-    async fn drain(&self) {
+    async fn drain(&self, realtime: &Realtime) {
         self.admission.close();
         let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
         let last = grace.min(LAST_WORDS * 4) / 4;
-        self.empty(grace.saturating_sub(last)).await;
-        let left = self.admission.in_flight();
+        let inside = || self.admission.in_flight() + realtime.sessions();
+        empty(grace.saturating_sub(last), inside).await;
+        let left = inside();
         if left > 0 {
             tracing::warn!(
                 requests = left,
                 "the grace time is over; running requests are given up"
             );
             self.work.cancel();
-            self.empty(last / 2).await;
+            empty(last / 2, inside).await;
         }
         // Answers still have to leave; connections kept alive do not.
         tokio::time::sleep((last / 2).min(Duration::from_millis(300))).await;
     }
+}
 
-    /// Waits until nobody is inside, or for so long.
-    async fn empty(&self, limit: Duration) {
-        let began = Instant::now();
-        while self.admission.in_flight() > 0 && began.elapsed() < limit {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+/// Waits until nobody is inside, or for so long.
+async fn empty(limit: Duration, inside: impl Fn() -> usize) {
+    let began = Instant::now();
+    while inside() > 0 && began.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -27,6 +27,8 @@ pub struct Config {
     pub audio: AudioConfig,
     /// How recordings are cut.
     pub speech: SpeechConfig,
+    /// Live transcription over WebSockets.
+    pub realtime: RealtimeConfig,
     /// Deployment name → model path or catalogue name.
     pub deployments: BTreeMap<String, String>,
 }
@@ -274,6 +276,25 @@ pub struct SpeechConfig {
     pub padding_ms: u32,
     /// Windows are cut at the best silence before this many seconds, at most 30.
     pub max_window_seconds: f32,
+}
+
+/// `[realtime]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealtimeConfig {
+    /// Sessions open at once: `auto` takes two a core, 32 with a GPU. One more gets 429.
+    pub max_sessions: Count,
+    /// Longest session in seconds.
+    pub max_session_seconds: u64,
+}
+
+impl Default for RealtimeConfig {
+    fn default() -> Self {
+        Self {
+            max_sessions: Count::Auto,
+            max_session_seconds: 3600,
+        }
+    }
 }
 
 impl Default for ServerConfig {

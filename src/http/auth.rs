@@ -44,7 +44,7 @@ impl Keys {
 }
 
 /// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
-fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
+pub(super) fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
     let text = |name: &str| {
         headers
             .get_all(name)
@@ -76,9 +76,10 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Who asks, or why they may not. Reads no byte of the body.
+/// Who asks, or why they may not. Reads no byte of the body. `also` knows keys that open only what is asked for.
 pub(super) fn check(
     keys: &Keys,
+    also: impl Fn(&str) -> bool,
     strict_version: bool,
     dialect: Dialect,
     method: &Method,
@@ -90,6 +91,7 @@ pub(super) fn check(
         let shown = shown_keys(headers, uri);
         client = match shown.iter().find_map(|key| keys.place_of(key)) {
             Some(place) => Client::Key(place),
+            None if shown.iter().any(|key| also(key)) => Client::Anonymous,
             None => {
                 return Err(match shown.into_iter().next() {
                     Some(key) => ApiError::WrongKey { masked: mask(&key) },
@@ -132,6 +134,7 @@ mod tests {
         }
         check(
             &keys,
+            |key| key == "issued-key" && uri == "/v1/realtime",
             false,
             Dialect::OpenAi,
             &Method::GET,
@@ -163,6 +166,7 @@ mod tests {
             &[("upgrade", "websocket"), ("sec-websocket-protocol", protocols)],
             "/v1/realtime"
         ));
+        assert!(allowed(&[("authorization", "Bearer issued-key")], "/v1/realtime"));
         assert!(allowed(&[], "/health"));
     }
 

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::dialect::Dialect;
 use super::error::{ApiError, Failure, answer};
-use super::{AppState, auth, drain};
+use super::{AppState, auth, drain, realtime};
 use crate::admission::Client;
 
 /// What the layers learn of a request and handlers may want.
@@ -65,6 +65,7 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
     };
     let client = auth::check(
         &app.keys,
+        |key| realtime::PATHS.contains(&uri.path()) && app.realtime.as_ref().is_some_and(|r| r.issued(key)),
         app.config.server.strict_api_version,
         dialect,
         &method,

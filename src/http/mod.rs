@@ -15,6 +15,7 @@ mod fields;
 mod form;
 mod models;
 mod openapi;
+mod realtime;
 mod serve;
 mod stream;
 mod transcriptions;
@@ -34,6 +35,7 @@ pub use dialect::Dialect;
 pub use edge::{Outcome, RequestContext};
 pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};
 pub use form::TranscriptionRequest;
+pub use realtime::Realtime;
 pub use serve::{HEAD_TIMEOUT, serve};
 
 use crate::admission::Admission;
@@ -59,6 +61,8 @@ pub struct AppState {
     pub keys: Keys,
     /// Counts answers; none in most tests.
     pub observe: Option<Observer>,
+    /// Live transcription; none in most tests.
+    pub realtime: Option<Arc<Realtime>>,
     /// Longest silence of a stream before a comment keeps it alive.
     pub keep_alive: std::time::Duration,
 }
@@ -81,6 +85,7 @@ impl AppState {
             config,
             keys,
             observe: None,
+            realtime: None,
             keep_alive: stream::KEEP_ALIVE,
         }
     }
@@ -98,6 +103,7 @@ pub fn router_with(state: AppState, more: Router) -> Router {
     let routes = Router::new()
         .merge(transcriptions::routes())
         .merge(models::routes())
+        .merge(realtime::routes())
         .merge(openapi::routes())
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
         .with_state(state)

@@ -8,9 +8,12 @@
 //! 3. [`packing`]: stretches are packed into windows; where a window must end, it ends in the best pause.
 //! 4. [`tone`]: windows that hold a hum or a chord and no voice are let go.
 //!
+//! Audio that is being spoken has no end yet: [`LiveVoice`] judges it in blocks of 48 ms.
+//!
 //! Every sample of detected speech is in exactly one window; long silences are in none. Memory is bounded by about
 //! two windows, whatever the length of the recording.
 
+mod live;
 mod packing;
 mod stretches;
 #[cfg(test)]
@@ -22,6 +25,7 @@ mod windower;
 use std::ops::Range;
 use std::time::Duration;
 
+pub use live::{LiveFrame, LiveVoice, quietest, sounds_like_a_tone};
 pub use windower::Windower;
 
 /// Sample rate of everything in this module, in Hz: what Whisper's models were trained on.

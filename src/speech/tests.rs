@@ -414,3 +414,42 @@ fn memory_stays_bounded() {
     }
     assert!(seconds(most as u64) < 60.0, "{} s are held", seconds(most as u64));
 }
+
+/// Seconds of frames at or above the threshold, and the first of them, when these samples arrive as they are spoken.
+fn heard_live(samples: &[f32]) -> (f32, Option<f32>) {
+    let mut live = LiveVoice::default();
+    let mut frames = std::collections::VecDeque::new();
+    for piece in samples.chunks(317) {
+        live.push(piece, &mut frames);
+    }
+    assert!(
+        samples.len() / FRAME_SAMPLES - frames.len() < 3,
+        "judged as it comes"
+    );
+    let voiced: Vec<usize> = (0..frames.len())
+        .filter(|&at| frames[at].voice() >= 0.5)
+        .collect();
+    let length = |frames: usize| frames as f32 * FRAME_SAMPLES as f32 / SAMPLE_RATE_HZ as f32;
+    (length(voiced.len()), voiced.first().map(|&at| length(at)))
+}
+
+#[test]
+fn live_speech_is_heard_within_three_tenths_of_a_second_at_any_level() {
+    for level in [1.0, 0.1, 0.02] {
+        let mut samples = noise(2.0, 0.000_5, 3);
+        samples.extend(voice(3.0, level));
+        let (seconds, first) = heard_live(&samples);
+        let first = first.unwrap_or(99.0);
+        assert!((1.9..2.3).contains(&first), "level {level}: heard at {first} s");
+        assert!(seconds > 2.0, "level {level}: {seconds} s of 3");
+    }
+}
+
+#[test]
+fn live_silence_and_steady_noise_are_no_voice() {
+    assert_eq!(heard_live(&silence(5.0)).1, None);
+    for level in [0.001, 0.01, 0.1] {
+        let (seconds, _) = heard_live(&noise(10.0, level, 5));
+        assert!(seconds < 0.1, "noise {level}: {seconds} s");
+    }
+}

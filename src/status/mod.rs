@@ -109,6 +109,8 @@ pub struct Stats {
     pub windows: WindowStats,
     /// Engines so far.
     pub engine: EngineStats,
+    /// Live transcription.
+    pub realtime: RealtimeStats,
     /// Seconds since the start.
     pub uptime_seconds: f64,
     /// Moves from a GPU to the CPU.
@@ -190,6 +192,17 @@ pub struct WindowStats {
     pub full_context_retries: u64,
     /// Segments not delivered because they repeat or were invented.
     pub segments_dropped: u64,
+}
+
+/// Live transcription.
+#[derive(Debug, Clone, Serialize)]
+pub struct RealtimeStats {
+    /// Sessions open now.
+    pub sessions: i64,
+    /// Passes of the model that sessions asked for.
+    pub passes: u64,
+    /// Times that a session had to do without partial results.
+    pub degraded: u64,
 }
 
 /// Engines so far.
@@ -340,6 +353,11 @@ impl Status {
                 gpu_probes: m.gpu_probes.value(),
                 watchdog_kills: m.watchdog_kills.value(),
                 core_seconds_per_second: self.model().0.and_then(|m| m.core_seconds_per_second()),
+            },
+            realtime: RealtimeStats {
+                sessions: m.realtime_sessions.value(),
+                passes: m.realtime_passes.value(),
+                degraded: m.realtime_degraded.value(),
             },
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             fallbacks: m.fallbacks.value(),

@@ -158,6 +158,20 @@ impl Assembler {
     }
 }
 
+/// The text tokens of one window by itself, without loops and inventions.
+pub fn believed(place: Place, window: WindowTranscript) -> Vec<WindowToken> {
+    let mut out = Vec::new();
+    for mut segment in window.segments {
+        cut_loop(&mut segment.tokens);
+        let count = segment.tokens.len().max(1) as f32;
+        let avg_logprob = segment.tokens.iter().map(|t| t.logprob).sum::<f32>() / count;
+        if !invented(place, segment.no_speech_prob, avg_logprob) {
+            out.extend(segment.tokens.into_iter().filter(|token| !token.bytes.is_empty()));
+        }
+    }
+    out
+}
+
 fn invented(place: Place, no_speech_prob: f32, avg_logprob: f32) -> bool {
     let unvoiced = place.voiced.is_some_and(|seconds| seconds < UNVOICED_SECONDS);
     (no_speech_prob > INVENTED_NO_SPEECH && avg_logprob < INVENTED_LOGPROB)

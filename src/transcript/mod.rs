@@ -7,7 +7,8 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-pub use assemble::{Assembler, Place};
+pub use assemble::{Assembler, Place, believed};
+pub use words::{is_punctuation, is_unspaced};
 
 /// Bytes ÷ bytes after zlib (openai-whisper `utils.py`, `compression_ratio`); 0 for nothing. High is repetitive.
 pub fn compression_ratio(text: &[u8]) -> f32 {

@@ -59,6 +59,8 @@ pub enum ApiError {
         /// As the client wrote it.
         deployment: String,
     },
+    /// 403: a page of another origin than `server.cors_origins` allows opens a WebSocket.
+    ForeignOrigin,
     /// 429: there is no room.
     Busy {
         /// What is taken, and by whom.
@@ -285,6 +287,12 @@ impl ApiError {
                     short(deployment)
                 ),
             ),
+            Self::ForeignOrigin => (
+                403,
+                INVALID,
+                Some(if azure { "403" } else { "origin_not_allowed" }),
+                "Pages of this origin may not use this server; `server.cors_origins` names those that may.".to_owned(),
+            ),
             Self::Busy { taken, retry_after } => {
                 let seconds = retry_seconds(*retry_after);
                 let code = if azure { "429" } else { "rate_limit_exceeded" };
@@ -370,6 +378,7 @@ impl ApiError {
             | Self::UnknownApiVersion
             | Self::UnknownModel { .. }
             | Self::ForeignOperation { .. }
+            | Self::ForeignOrigin
             | Self::Busy { .. }
             | Self::Unavailable { .. }
             | Self::Stopping
@@ -404,6 +413,7 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::UnknownModelId { .. }
             | Self::ForeignOperation { .. }
+            | Self::ForeignOrigin
             | Self::TooLarge { .. }
             | Self::NotMultipart { .. }
             | Self::Form { .. }
