@@ -26,7 +26,7 @@ mod whisper;
 mod window;
 
 pub use error::{DeathCause, EngineError};
-pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
+pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
 pub use message::{DecodeOptions, DeviceReport, EngineSpec};
 
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
