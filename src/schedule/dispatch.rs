@@ -141,6 +141,13 @@ impl<J: Job> Dispatcher<J> {
         state.queue.len() + state.alone.len()
     }
 
+    /// Parts of cores given out.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the model checker's test asks")]
+    pub(super) fn used(&self) -> usize {
+        self.lock().used
+    }
+
     /// Windows paused so far.
     pub(super) fn preemptions(&self) -> u64 {
         self.lock().preemptions

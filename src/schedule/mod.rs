@@ -9,6 +9,8 @@ mod class;
 mod dispatch;
 mod queue;
 mod task;
+#[cfg(test)]
+mod tests;
 
 /// What [`dispatch`] is made of: a test swaps it for a model checker's.
 mod sync {
