@@ -34,8 +34,7 @@ pub use error::AudioError;
 pub use sniff::{Container, Sniffed};
 pub use upload::{Spool, UploadedAudio};
 
-/// Sample rate in Hz of every Whisper model (whisper.cpp `WHISPER_SAMPLE_RATE`).
-pub const SAMPLE_RATE_HZ: u32 = 16_000;
+pub use crate::domain::SAMPLE_RATE_HZ;
 
 /// Bounds on what one recording may ask of this process. Each has an error of its own.
 #[derive(Debug, Clone)]

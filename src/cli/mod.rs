@@ -41,7 +41,7 @@ fn long_version() -> &'static str {
 )]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    common: CommonOptions,
     /// Print the terms of this program and of everything in it, then exit
     #[arg(long, visible_alias = "licenses")]
     licences: bool,
@@ -50,7 +50,7 @@ struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
-struct Common {
+struct CommonOptions {
     /// Settings file; written with comments by `serve` when it does not exist
     #[arg(long, global = true, default_value = "config.toml", value_name = "FILE")]
     config: PathBuf,
@@ -76,7 +76,7 @@ enum Command {
     Transcribe(transcribe::Arguments),
     /// List, fetch, convert, check and remove models
     #[command(subcommand)]
-    Models(models::Command),
+    Models(models::ModelsCommand),
     /// Say what this machine has, what is used, and what to type to use more
     Doctor {
         /// The whole report as JSON
@@ -94,7 +94,7 @@ enum Command {
     },
 }
 
-impl Common {
+impl CommonOptions {
     fn overrides(&self) -> Overrides {
         Overrides {
             host: self.host.clone(),
@@ -139,7 +139,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(common: &CommonOptions, command: Command) -> anyhow::Result<ExitCode> {
     crate::telemetry::init(!matches!(command, Command::Serve));
     match command {
         Command::Serve => runtime()?.block_on(serve::run(common)),
@@ -160,7 +160,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the async runtime")
 }
 
-fn check_config(common: &Common) -> anyhow::Result<ExitCode> {
+fn check_config(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let mut effective = loaded.config.clone();
     for key in &mut effective.server.api_keys {

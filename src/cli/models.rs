@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::progress::Shown;
-use super::{Common, say, say_error};
+use super::{CommonOptions, say, say_error};
 use crate::models::{Checked, PullOptions, Quantization, Store};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum ModelsCommand {
     /// Every model of the catalogue and of the model folder
     List,
     /// Fetch a model: resumes, checks, and only then gives the file its name
@@ -44,7 +44,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(common: &CommonOptions, command: ModelsCommand) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let store = Store::new(loaded.folder().join("models"));
     let shown = Shown::new();
@@ -59,12 +59,12 @@ pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode>
 
 fn execute(
     store: &Store,
-    command: Command,
+    command: ModelsCommand,
     options: &PullOptions,
     shown: &Shown,
 ) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List => {
+        ModelsCommand::List => {
             say(&format!(
                 "{:<26} {:>9}  {:<13} {}",
                 "NAME", "MiB", "LANGUAGES", "STATE"
@@ -84,14 +84,14 @@ fn execute(
                 ));
             }
         }
-        Command::Pull { names } => {
+        ModelsCommand::Pull { names } => {
             for name in names {
                 let path = store.pull(&name, options, shown)?;
                 shown.finish();
                 say(&format!("{name}: {}", path.display()));
             }
         }
-        Command::Import {
+        ModelsCommand::Import {
             source,
             name,
             quantize,
@@ -104,7 +104,7 @@ fn execute(
                 imported.digests.sha256
             ));
         }
-        Command::Verify { names } => {
+        ModelsCommand::Verify { names } => {
             let mut good = true;
             for name in names {
                 match store.verify(&name, shown) {
@@ -134,7 +134,7 @@ fn execute(
                 ExitCode::FAILURE
             });
         }
-        Command::Remove { names } => {
+        ModelsCommand::Remove { names } => {
             for name in names {
                 let freed = store.remove(&name, options.cache.as_deref())?;
                 say(&format!("{name}: removed, {} MiB freed", freed >> 20));

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress::Shown;
-use super::{Common, say_error};
+use super::{CommonOptions, say_error};
 use crate::app::App;
 use crate::audio::UploadedAudio;
 use crate::jobs::{JobEvent, JobRunner, TranscribeOptions};
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     file: PathBuf,
     /// Form of the result
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: OutputFormat,
     /// ISO 639-1 code such as `ja`; detected when left out
     #[arg(long)]
     language: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+enum OutputFormat {
     Text,
     Json,
     VerboseJson,
@@ -48,7 +48,7 @@ enum Format {
     Vtt,
 }
 
-pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let app = App::new(&loaded)?;
     let audio = UploadedAudio::from_path(&arguments.file)
@@ -129,11 +129,11 @@ fn show(bar: &ProgressBar, segments: &[Segment]) {
 fn print(transcript: &Transcript, arguments: &Arguments) -> anyhow::Result<()> {
     let shown = Presentation {
         format: match arguments.format {
-            Format::Text => ResponseFormat::Text,
-            Format::Json => ResponseFormat::Json,
-            Format::VerboseJson => ResponseFormat::VerboseJson,
-            Format::Srt => ResponseFormat::Srt,
-            Format::Vtt => ResponseFormat::Vtt,
+            OutputFormat::Text => ResponseFormat::Text,
+            OutputFormat::Json => ResponseFormat::Json,
+            OutputFormat::VerboseJson => ResponseFormat::VerboseJson,
+            OutputFormat::Srt => ResponseFormat::Srt,
+            OutputFormat::Vtt => ResponseFormat::Vtt,
         },
         stream: false,
         segments: true,

@@ -255,7 +255,7 @@ pub struct SpeechConfig {
     pub threshold: f32,
     /// Voice probability below which speech may end (hysteresis).
     pub threshold_end: f32,
-    /// Silence in milliseconds that ends a stretch of speech.
+    /// Silence in milliseconds that ends a speech segment.
     pub min_silence_ms: u32,
     /// Shorter bursts than this many milliseconds are not speech.
     pub min_speech_ms: u32,
