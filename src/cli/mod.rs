@@ -37,12 +37,12 @@ fn long_version() -> &'static str {
     version = version(),
     long_version = long_version(),
     about = "A local transcription server that speaks Azure OpenAI's Whisper API",
-    after_help = "Without a command it serves. Settings: defaults, then config.toml, then the environment \
+    after_help = "Without a command it serves. Settings: defaults, then config.toml, then config.local.toml, then the environment \
                   (WHISPER_BACKEND__SERVER__PORT=8081, WHISPER_MODEL=small, RUST_LOG=debug), then flags."
 )]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    common: CommonOptions,
     /// Print the terms of this program and of everything in it, then exit
     #[arg(long, visible_alias = "licenses")]
     licences: bool,
@@ -51,7 +51,7 @@ struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
-struct Common {
+struct CommonOptions {
     /// Settings file; written with comments by `serve` when it does not exist
     #[arg(long, global = true, default_value = "config.toml", value_name = "FILE")]
     config: PathBuf,
@@ -77,7 +77,7 @@ enum Command {
     Transcribe(transcribe::Arguments),
     /// List, fetch, convert, check and remove models
     #[command(subcommand)]
-    Models(models::Command),
+    Models(models::ModelsCommand),
     /// Say what this machine has, what is used, and what to type to use more
     Doctor {
         /// The whole report as JSON
@@ -110,7 +110,7 @@ enum Command {
     },
 }
 
-impl Common {
+impl CommonOptions {
     fn overrides(&self) -> Overrides {
         Overrides {
             host: self.host.clone(),
@@ -171,7 +171,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(common: &CommonOptions, command: Command) -> anyhow::Result<ExitCode> {
     crate::telemetry::init(!matches!(command, Command::Serve));
     match command {
         Command::Serve => in_runtime(serve::run(common)),
@@ -199,7 +199,7 @@ fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
     outcome
 }
 
-fn check_config(common: &Common) -> anyhow::Result<ExitCode> {
+fn check_config(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let mut effective = loaded.config.clone();
     for key in &mut effective.server.api_keys {

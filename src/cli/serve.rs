@@ -8,12 +8,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Shown;
-use super::{Common, say};
+use super::{CommonOptions, say};
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::locale::Locale;
 
-pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     // Before anything else: a signal that comes while the settings are read is heard as well.
     let stop = CancellationToken::new();
     let mut signals = Signals::new()?;

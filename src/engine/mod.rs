@@ -24,8 +24,7 @@ mod whisper;
 mod window;
 
 pub use error::{DeathCause, EngineError};
-<<<<<<< HEAD
-pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
+pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
 pub use message::{DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting};
 
 /// Opens the engine of `spec` in this process, on the processor: for tests and measurements, which need no pipe.
@@ -36,13 +35,6 @@ pub use message::{DecodeOptions, DeviceReport, EngineSetting, EngineSpec, Precis
 pub fn open_processor_engine(spec: &EngineSpec) -> Result<Box<dyn child::Backend>, String> {
     child::open_backend(spec)
 }
-||||||| 7401634
-pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{DecodeOptions, DeviceReport, EngineSpec};
-=======
-pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{DecodeOptions, DeviceReport, EngineSpec};
->>>>>>> wt/serving
 
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
 pub fn patches() -> Option<&'static str> {

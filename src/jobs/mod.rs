@@ -37,7 +37,7 @@ pub struct TranscribeOptions {
     pub vad_threshold: Option<f32>,
     /// Milliseconds kept before and after speech; `None` takes the configuration's.
     pub vad_padding_ms: Option<u32>,
-    /// Silence in milliseconds that ends a stretch of speech; `None` takes the configuration's.
+    /// Silence in milliseconds that ends a speech segment; `None` takes the configuration's.
     pub vad_min_silence_ms: Option<u32>,
     /// Transcribe every channel by itself.
     pub separate_channels: bool,

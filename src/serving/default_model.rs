@@ -112,6 +112,7 @@ impl Search<'_> {
         };
         let report = Report::new(self.progress, self.state, fetch);
         let options = PullOptions {
+            pip: self.config.models.pip,
             cancel: Some(self.cancel.clone()),
             ..PullOptions::default()
         };

@@ -111,10 +111,10 @@ fn check(recording: &[f32], options: &WindowerOptions, windows: &[Window]) {
             "a window is a piece of the recording"
         );
         let mut last = 0;
-        for stretch in &window.speech {
-            assert!(stretch.start >= last && stretch.start < stretch.end);
-            assert!(stretch.end <= window.samples.len());
-            last = stretch.end;
+        for segment in &window.speech {
+            assert!(segment.start >= last && segment.start < segment.end);
+            assert!(segment.end <= window.samples.len());
+            last = segment.end;
         }
         assert!(!options.vad || !window.speech.is_empty());
     }
@@ -232,7 +232,7 @@ fn short_recordings_reach_the_model_whole_unless_they_are_silent() {
 
 #[test]
 fn endless_speech_is_cut_at_its_quietest_place_and_nothing_is_lost() {
-    // Every 5.5 s one syllable is nearly silent, but no pause is long enough to end a stretch.
+    // Every 5.5 s one syllable is nearly silent, but no pause is long enough to end a segment.
     let mut recording = Vec::new();
     for _ in 0..20 {
         recording.extend(voice(5.5, 1.0));
@@ -384,9 +384,9 @@ fn every_detected_sample_is_in_exactly_one_window() {
         let marks = |options| {
             let mut heard = vec![0_u8; recording.len()];
             for window in windows_of(options, &recording) {
-                for stretch in window.speech {
+                for segment in window.speech {
                     let start = window.start_sample as usize;
-                    for mark in &mut heard[start + stretch.start..start + stretch.end] {
+                    for mark in &mut heard[start + segment.start..start + segment.end] {
                         *mark += 1;
                     }
                 }

@@ -190,7 +190,7 @@ pub struct WindowStats {
     pub preempted: u64,
     /// Encoded again over the full context.
     pub full_context_retries: u64,
-    /// Segments not delivered because they repeat or were invented.
+    /// Segments not delivered because they repeat or were hallucinated.
     pub segments_dropped: u64,
 }
 
@@ -394,7 +394,7 @@ impl Status {
             .iter()
             .flat_map(|m| m.fallbacks())
             .filter(|f| f.to == "cpu")
-            .map(|f| diagnostics::Fallback {
+            .map(|f| diagnostics::GpuFallback {
                 at: f.at as i64,
                 reason: f.reason,
             });

@@ -96,7 +96,7 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
-/// A stretch of text with its place in the recording.
+/// A piece of text with its place in the recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// Counts from 0 over the whole recording.

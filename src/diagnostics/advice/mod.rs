@@ -1,7 +1,7 @@
 //! From facts to sentences: why the GPU is not in use, and what to type.
 //!
-//! A pure function: it reads no file and starts no process, so every rule is a row of the table in the tests. The most
-//! decisive finding comes first; its cause is the `reason` of the report.
+//! A pure function: it reads no file and starts no process, so every rule is a row of the table in the tests. What
+//! happened comes before what the machine lacks; the first finding's cause is the `reason` of the report.
 
 mod amd;
 mod cuda;
@@ -33,7 +33,7 @@ pub struct EngineFacts {
     /// Error and device lines of the newest start and of engines that died, oldest first.
     pub log: Vec<String>,
     /// Every step from the GPU to the CPU since the start, oldest first.
-    pub fallbacks: Vec<Fallback>,
+    pub fallbacks: Vec<GpuFallback>,
 }
 
 impl EngineFacts {
@@ -105,7 +105,7 @@ impl ActualDevice {
 /// One step from the GPU to the CPU.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Fallback {
+pub struct GpuFallback {
     /// Seconds since 1970.
     pub at: i64,
     /// What happened, in the engine's words.
@@ -287,6 +287,7 @@ fn why_on_the_cpu(found: &mut Findings<'_>) {
     if surroundings::search_ended(found) {
         return;
     }
+    surroundings::engine_died(found);
     if found.compiled(Backend::Vulkan) {
         vulkan::vulkan(found);
     }

@@ -38,7 +38,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     processor::check()?;
     super::gpu_libraries::link();
     if spec.gpu_device.is_none() {
-        super::gpu_libraries::shut();
+        super::gpu_libraries::disable();
     }
     install_log();
     let mut picked = None;
