@@ -25,6 +25,7 @@ mod downmix;
 mod ebml;
 mod error;
 mod ffmpeg;
+mod lacing;
 mod matroska;
 mod matroska_tracks;
 mod mp4;
@@ -37,6 +38,7 @@ mod resample;
 mod riff;
 mod sniff;
 mod source;
+mod track;
 mod upload;
 mod wire;
 
