@@ -7,8 +7,9 @@ use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration as Ticks;
 
 use super::decoder::Decoder;
-use super::demux::{self, Fault, Source, Span};
+use super::demux::{Fault, PacketSource};
 use super::resample::Resampler;
+use super::track::{self, Span};
 use super::upload::UploadedAudio;
 use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names};
 
@@ -28,7 +29,7 @@ const MAX_FAULTS_IN_A_ROW: u32 = 256;
 ///
 /// Panics of the libraries underneath are not caught. They end the child, and the server answers for the recording.
 pub struct AudioStream {
-    source: Source,
+    source: PacketSource,
     decoder: Decoder,
     info: AudioInfo,
     limits: AudioLimits,
@@ -41,7 +42,7 @@ pub struct AudioStream {
     /// Samples ready to be given.
     ready: Vec<Vec<f32>>,
     /// Where the sound starts and ends in the track; made when the first packet tells the rate.
-    window: Option<Window>,
+    trim: Option<Trim>,
     decoded_samples: u64,
     skipped_packets: u64,
     faults_in_a_row: u32,
@@ -52,7 +53,7 @@ pub struct AudioStream {
 
 /// Frames still to be dropped, then frames still to be given, at the decoder's rate.
 #[derive(Debug, Clone, Copy)]
-struct Window {
+struct Trim {
     skip: u64,
     keep: u64,
 }
@@ -77,12 +78,12 @@ impl AudioStream {
         mode: ChannelMode,
     ) -> Result<Self, AudioError> {
         let sniffed = upload.sniff()?;
-        let (source, decoder) = Source::open(upload, sniffed, limits)?;
+        let (source, decoder) = PacketSource::open(upload, sniffed, limits)?;
         Self::start(source, decoder, limits, mode)
     }
 
     fn start(
-        source: Source,
+        source: PacketSource,
         decoder: Decoder,
         limits: &AudioLimits,
         mode: ChannelMode,
@@ -108,7 +109,7 @@ impl AudioStream {
             mixed: Vec::new(),
             resampler: None,
             ready: Vec::new(),
-            window: None,
+            trim: None,
             decoded_samples: 0,
             skipped_packets: 0,
             faults_in_a_row: 0,
@@ -271,7 +272,7 @@ impl AudioStream {
         match self.source.choose_again(&self.limits)? {
             Some(decoder) => {
                 self.decoder = decoder;
-                self.window = None;
+                self.trim = None;
             }
             None => self.state = State::Draining,
         }
@@ -314,8 +315,8 @@ impl AudioStream {
             return Ok(());
         }
         let channels = self.planes.len();
-        demux::check_channels(channels, &self.limits)?;
-        demux::check_rate(rate_hz, &self.limits)?;
+        track::check_channels(channels, &self.limits)?;
+        track::check_rate(rate_hz, &self.limits)?;
         self.trim(rate_hz, start, end);
         self.prepare_resampler(rate_hz, channels)?;
         for plane in &mut self.planes {
@@ -342,23 +343,20 @@ impl AudioStream {
         usize::try_from(span.frames(rate_hz)).unwrap_or(usize::MAX)
     }
 
-    /// Drops frames at the start and the end of the packet, and what lies outside the container's window.
+    /// Drops frames at the start and the end of the packet, and what lies outside what the container says is sound.
     fn trim(&mut self, rate_hz: u32, start: usize, end: usize) {
         let frames = self.planes.first().map_or(0, Vec::len);
         let track = &self.source.track;
-        let window = self.window.get_or_insert_with(|| Window {
+        let left = self.trim.get_or_insert_with(|| Trim {
             skip: track.lead.map_or(0, |lead| lead.frames(rate_hz)),
             keep: track.length.map_or(u64::MAX, |length| length.frames(rate_hz)),
         });
-        // A packet's own trim and the window's are two ways to say the same.
-        let start = window.skip.min(frames as u64).max(start.min(frames) as u64) as usize;
-        window.skip -= window.skip.min(start as u64);
+        // A packet's own trim and the container's are two ways to say the same.
+        let start = left.skip.min(frames as u64).max(start.min(frames) as u64) as usize;
+        left.skip -= left.skip.min(start as u64);
         let stop = frames.saturating_sub(end).max(start);
-        let stop = start
-            + usize::try_from(window.keep)
-                .unwrap_or(usize::MAX)
-                .min(stop - start);
-        window.keep -= (stop - start) as u64;
+        let stop = start + usize::try_from(left.keep).unwrap_or(usize::MAX).min(stop - start);
+        left.keep -= (stop - start) as u64;
         for plane in &mut self.planes {
             plane.truncate(stop);
             plane.drain(..start);

@@ -12,10 +12,10 @@ use super::amr::{self, Amr, Band};
 
 /// A decoder for one track.
 pub(super) struct Decoder {
-    kind: Kind,
+    codec: Codec,
 }
 
-enum Kind {
+enum Codec {
     Symphonia(Box<dyn AudioDecoder>),
     Aac(Box<aac::Aac>),
     #[cfg(feature = "amr")]
@@ -30,8 +30,8 @@ impl Decoder {
         let options = AudioDecoderOptions::default();
         let decoder = match params.codec {
             CODEC_ID_AAC => {
-                let kind = Kind::Aac(Box::new(aac::Aac::new(params)?));
-                return Ok(Self { kind });
+                let codec = Codec::Aac(Box::new(aac::Aac::new(params)?));
+                return Ok(Self { codec });
             }
             #[cfg(feature = "amr")]
             amr::CODEC_ID_AMR_NB | amr::CODEC_ID_AMR_WB => {
@@ -40,15 +40,15 @@ impl Decoder {
                 } else {
                     Band::Narrow
                 };
-                let kind = Kind::Amr(Box::new(Amr::new(band)?));
-                return Ok(Self { kind });
+                let codec = Codec::Amr(Box::new(Amr::new(band)?));
+                return Ok(Self { codec });
             }
             CODEC_ID_OPUS => symphonia_adapter_libopus::OpusDecoder::try_registry_new(params, &options),
             _ => symphonia::default::get_codecs().make_audio_decoder(params, &options),
         };
         decoder
             .map(|decoder| Self {
-                kind: Kind::Symphonia(decoder),
+                codec: Codec::Symphonia(decoder),
             })
             .map_err(|error| error.to_string())
     }
@@ -59,14 +59,14 @@ impl Decoder {
     ///
     /// A sentence; the next packet may be good.
     pub(super) fn decode(&mut self, packet: &Packet, planes: &mut Vec<Vec<f32>>) -> Result<u32, String> {
-        match &mut self.kind {
-            Kind::Symphonia(decoder) => decoder
+        match &mut self.codec {
+            Codec::Symphonia(decoder) => decoder
                 .decode(packet)
                 .map(|buffer| copy(&buffer, planes))
                 .map_err(|error| error.to_string()),
-            Kind::Aac(decoder) => decoder.decode(packet, planes),
+            Codec::Aac(decoder) => decoder.decode(packet, planes),
             #[cfg(feature = "amr")]
-            Kind::Amr(decoder) => decoder.decode(&packet.data, planes),
+            Codec::Amr(decoder) => decoder.decode(&packet.data, planes),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::pipe::ChildOutput;
-use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, demux, downmix};
+use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, track};
 use crate::process::Ending;
 
 /// Address space of ffmpeg and its libraries before it has read a byte: some hundred MiB in Debian's packages.
@@ -96,7 +96,7 @@ impl FfmpegOutput {
     /// Reads the header.
     pub(super) fn open(&mut self, limits: &AudioLimits) -> Result<AudioInfo, Refused> {
         let channels = self.read_header().map_err(Refused::Pipe)?;
-        demux::check_channels(channels as usize, limits).map_err(Refused::Recording)?;
+        track::check_channels(channels as usize, limits).map_err(Refused::Recording)?;
         self.channels = channels as usize;
         self.opened = true;
         Ok(AudioInfo {

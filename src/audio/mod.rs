@@ -25,6 +25,7 @@ mod downmix;
 mod ebml;
 mod error;
 mod ffmpeg;
+mod lacing;
 mod matroska;
 mod matroska_tracks;
 mod mp4;
@@ -38,6 +39,7 @@ mod riff;
 mod sniff;
 mod source;
 mod spool;
+mod track;
 mod upload;
 mod wire;
 
