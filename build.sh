@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds or tests the server.
-#   ./build.sh [cpu]                    release build for the processor
+#   ./build.sh [cpu]                    release build for the processor (without whisper.cpp where the own engine has kernels)
 #   ./build.sh gpu                      for the GPU that this machine has
 #   ./build.sh cuda|vulkan|opencl|hip   for one kind of GPU
 #   ./build.sh test                     everything that a change must pass
@@ -40,6 +40,7 @@ run_tests() {
     step "format and scripts" cargo fmt --all --check
     shellcheck ./*.sh .ci/run scripts/*.sh tests/*.sh
     step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    step "lints without whisper.cpp" cargo clippy --locked --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" step "documentation" cargo doc --workspace --no-deps --locked
     step "build" cargo build --locked
     # The suite transcribes with real weights: the smallest model for most of it, `base` word for word.
@@ -84,7 +85,7 @@ case "$kind" in
 esac
 setup_build
 case "$kind" in
-    cpu) build ;;
+    cpu) build "$(cpu_cargo_args)" ;;
     gpu)
         backend=$(gpu_detect) || die \
             "no GPU was found; ./build.sh cpu builds for the processor" \

@@ -174,7 +174,7 @@ impl MatroskaReader {
             return Err(corrupt(container, "it describes no tracks"));
         }
         reader.at = first_cluster.unwrap_or(reader.at);
-        reader.lost = false;
+        reader.out_of_sync = false;
         reader.ready.clear();
         Ok(reader)
     }
