@@ -212,14 +212,27 @@ struct Workers {
     wide: Arc<AtomicUsize>,
 }
 
-type MakeSlot = Box<dyn FnOnce() -> Result<Box<dyn Slot>, String> + Send>;
+type MakeSlot = Arc<dyn Fn() -> Result<Box<dyn Slot>, String> + Send + Sync>;
+
+/// Slots that are made when they are first needed: a state takes tens to hundreds of MiB.
+#[derive(Default)]
+struct Spare {
+    left: usize,
+    make: Option<MakeSlot>,
+}
+
+impl Spare {
+    fn next(&mut self) -> Option<MakeSlot> {
+        self.left = self.left.checked_sub(1)?;
+        self.make.clone()
+    }
+}
 
 #[derive(Default)]
 struct FreeSlots {
     slots: Mutex<Vec<Box<dyn Slot>>>,
     returned: Condvar,
-    /// Makes one slot more when the first window preempts another: a state takes tens to hundreds of MiB.
-    spare: Mutex<Option<MakeSlot>>,
+    spare: Mutex<Spare>,
 }
 
 impl FreeSlots {
@@ -233,11 +246,11 @@ impl FreeSlots {
         if let Some(slot) = lock(&self.slots).pop() {
             return slot;
         }
-        let make = lock(&self.spare).take();
+        let make = lock(&self.spare).next();
         match make.map(|make| make()) {
             Some(Ok(slot)) => return slot,
             Some(Err(reason)) => eprintln_line(&format!(
-                "engine: windows that preempt others will wait for a slot: {reason}"
+                "engine: windows will wait for a slot, one more cannot be made: {reason}"
             )),
             None => {}
         }
@@ -316,17 +329,28 @@ fn start(open: OpenBackend, spec: &EngineSpec, slots: &FreeSlots) -> Result<Devi
     let backend = open(spec)?;
     let mut report = backend.report();
     let count = spec.slots.max(1) * report.windows_per_core.max(1);
-    for _ in 0..count {
+    // A GPU shows at the start whether all slots fit. On the processor the first is ready sooner when the others are
+    // made by the first windows that need them: an engine that replaces a dead one has windows waiting.
+    let at_once = if report.gpu || report.windows_per_core > 1 {
+        count
+    } else {
+        1
+    };
+    for _ in 0..at_once {
         let mut slot = backend.slot()?;
         slot.warm(spec.threads)?;
         slots.put(slot);
     }
     if count > 1 && !report.gpu {
-        *lock(&slots.spare) = Some(Box::new(move || {
-            let mut slot = backend.slot()?;
-            slot.warm(1)?;
-            Ok(slot)
-        }));
+        // One more for a window that preempts another.
+        *lock(&slots.spare) = Spare {
+            left: count - at_once + 1,
+            make: Some(Arc::new(move || {
+                let mut slot = backend.slot()?;
+                slot.warm(1)?;
+                Ok(slot)
+            })),
+        };
     }
     report.load_seconds = began.elapsed().as_secs_f32();
     report.pid = std::process::id();

@@ -13,7 +13,7 @@ pub enum DeathCause {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EngineError {
     /// The process ended; the window may run again on another.
-    #[error("the engine process ended ({status}){}", log_tail(.log))]
+    #[error("the engine process ended ({status}){}", log_tail(*.cause, .log))]
     Died {
         /// Exit code or signal in words.
         status: String,
@@ -82,6 +82,10 @@ impl EngineError {
     }
 }
 
-fn log_tail(log: &[String]) -> String {
-    log.last().map(|line| format!(": {line}")).unwrap_or_default()
+/// What it said last explains an end of its own; it has nothing to do with a signal that somebody sent.
+fn log_tail(cause: DeathCause, log: &[String]) -> String {
+    log.last()
+        .filter(|_| cause == DeathCause::Own)
+        .map(|line| format!(": {line}"))
+        .unwrap_or_default()
 }

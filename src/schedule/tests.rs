@@ -200,6 +200,8 @@ impl Bench {
                 flash_attention: false,
                 max_decoders: 1,
                 threads: 1,
+                engine: crate::config::EngineSetting::default(),
+                precision: crate::config::PrecisionSetting::default(),
             },
             cpu_slots: slots,
             cpu_flash_attention: false,

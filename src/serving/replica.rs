@@ -22,8 +22,11 @@ const START_DEATHS: u32 = 3;
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 /// An engine that lived so long starts with a clean record.
 const LONG_LIFE: Duration = Duration::from_secs(60);
-/// First pause before an engine that ended is started again; half as much again after each death in a row.
+/// Pause before an engine that ended is started again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// So many starts in a row have that pause; then it grows by a fifth each time. Whatever ends engines every few seconds
+/// leaves most time to one that starts at once; memory that is short comes back in minutes.
+const QUICK_STARTS: u32 = 10;
 /// The pauses grow to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// When a GPU that was given up is tried again: so long after the last failure, the last one for ever after.
@@ -456,7 +459,7 @@ async fn words_of(engine: &Arc<dyn Engine>) -> Result<Vec<String>, String> {
 
 /// Grows from death to death, so that a machine that is short of memory gets time.
 fn pause(deaths: u32) -> Duration {
-    let factor = 1.5_f64.powi(deaths.saturating_sub(1).min(32) as i32);
+    let factor = 1.2_f64.powi(deaths.saturating_sub(QUICK_STARTS).min(64) as i32);
     FIRST_PAUSE.mul_f64(factor).min(LONGEST_PAUSE)
 }
 
@@ -516,7 +519,8 @@ mod tests {
     #[test]
     fn pauses_grow_and_end() {
         assert_eq!(pause(1), FIRST_PAUSE);
-        assert!(pause(5) > pause(4));
+        assert_eq!(pause(QUICK_STARTS), FIRST_PAUSE);
+        assert!(pause(QUICK_STARTS + 5) > pause(QUICK_STARTS + 4));
         assert_eq!(pause(1000), LONGEST_PAUSE);
     }
 }

@@ -1,7 +1,7 @@
 //! Word times: the model's alignment heads, in a context of their own.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use whisper_rs::{
     DtwMode, DtwModelPreset, DtwParameters, WhisperContext, WhisperContextParameters, WhisperState,
@@ -14,7 +14,8 @@ pub(super) struct Alignment {
     model: PathBuf,
     preset: Option<DtwModelPreset>,
     gpu_device: Option<u32>,
-    context: OnceLock<Result<WhisperContext, String>>,
+    /// Absent until asked for, and after a failure: memory that was short may be free the next time.
+    context: Mutex<Option<Arc<WhisperContext>>>,
 }
 
 impl Alignment {
@@ -24,7 +25,7 @@ impl Alignment {
             model,
             preset: alignment_preset(context),
             gpu_device,
-            context: OnceLock::new(),
+            context: Mutex::default(),
         }
     }
 
@@ -35,7 +36,8 @@ impl Alignment {
 
     /// A state whose runs give word times; the first call loads the context.
     pub(super) fn state(&self) -> Result<WhisperState, String> {
-        let context = self.context.get_or_init(|| {
+        let mut loaded = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.is_none() {
             let preset = self
                 .preset
                 .clone()
@@ -48,12 +50,14 @@ impl Alignment {
                 mode: DtwMode::ModelPreset { model_preset: preset },
                 ..DtwParameters::default()
             });
-            WhisperContext::new_with_params(&self.model, parameters).map_err(|e| e.to_string())
-        });
-        match context {
-            Ok(context) => context.create_state().map_err(|e| e.to_string()),
-            Err(reason) => Err(reason.clone()),
+            let context =
+                WhisperContext::new_with_params(&self.model, parameters).map_err(|e| e.to_string())?;
+            *loaded = Some(Arc::new(context));
         }
+        let context = loaded
+            .as_ref()
+            .ok_or("the context for word times is not loaded")?;
+        context.create_state().map_err(|e| e.to_string())
     }
 }
 
