@@ -143,6 +143,7 @@ fn print(transcript: &Transcript, arguments: &Arguments) -> anyhow::Result<()> {
         task: transcript.task,
         language: arguments.language.clone(),
         prompt_bytes: 0,
+        subtitles: None,
     };
     let body = render::body(transcript, &shown)?.1;
     // A closed pipe (`| head`) is no error.

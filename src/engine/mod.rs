@@ -27,7 +27,7 @@ mod window;
 
 pub use error::{DeathCause, EngineError};
 pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{DecodeOptions, DeviceReport, EngineSpec};
+pub use message::{DecodeOptions, DeviceReport, EngineSpec, VocabularyOptions};
 
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
 pub fn patches() -> Option<&'static str> {

@@ -66,4 +66,6 @@ pub struct Presentation {
     pub language: Option<String>,
     /// Bytes of prompt, from which its tokens are estimated.
     pub prompt_bytes: usize,
+    /// Lines and times of srt and vtt; `None` writes each segment as a cue, as the service does.
+    pub subtitles: Option<super::SubtitleRules>,
 }

@@ -12,6 +12,7 @@ fn shown(format: ResponseFormat) -> Presentation {
         task: Task::Transcribe,
         language: None,
         prompt_bytes: 0,
+        subtitles: None,
     }
 }
 
@@ -30,6 +31,7 @@ fn segment(text: &str, start: f32, end: f32) -> Segment {
         words: Vec::new(),
         logprobs: Vec::new(),
         channel: None,
+        language: None,
     }
 }
 
@@ -39,6 +41,7 @@ fn transcript(segments: Vec<Segment>, duration: f32) -> Transcript {
         language: Some("en".to_owned()),
         duration,
         segments,
+        languages: None,
     }
 }
 

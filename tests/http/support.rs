@@ -127,6 +127,7 @@ pub fn segment(id: u32, text: &str) -> Segment {
             logprob: -0.5,
         }],
         channel: None,
+        language: None,
     }
 }
 
@@ -142,6 +143,7 @@ pub fn hello(texts: &[&str]) -> Events {
         language: Some("en".to_owned()),
         duration: 1.7,
         segments: segments.clone(),
+        languages: None,
     };
     let mut events: Events = segments
         .into_iter()

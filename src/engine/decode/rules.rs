@@ -60,6 +60,8 @@ pub(super) struct Allowed<'l> {
     /// Tokens below cannot be chosen: all timestamps together outweigh every single text token.
     from: usize,
     normaliser: f32,
+    /// Logit of what is written: of all timestamps together where they outweigh the text.
+    best: f32,
 }
 
 impl<'l> Allowed<'l> {
@@ -67,7 +69,9 @@ impl<'l> Allowed<'l> {
     pub(super) fn new(logits: &'l [f32], v: &Vocabulary) -> Self {
         let (text, times) = logits.split_at(v.first_timestamp as usize);
         let best_text = greatest(text).1;
-        let time_sum = log_sum_exp(times, greatest(times).1);
+        let best_time = greatest(times).1;
+        let time_sum = log_sum_exp(times, best_time);
+        let best = time_sum.max(best_text);
         let (from, normaliser) = if time_sum > best_text {
             (text.len(), time_sum)
         } else {
@@ -77,6 +81,31 @@ impl<'l> Allowed<'l> {
             logits,
             from,
             normaliser,
+            best,
+        }
+    }
+
+    /// What it costs in nats to write `token` in place of the likeliest; infinite when it is not allowed.
+    pub(super) fn cost(&self, token: i32) -> f32 {
+        let logit = self.logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        if logit == f32::NEG_INFINITY {
+            return f32::INFINITY;
+        }
+        (self.best - logit).max(0.0)
+    }
+
+    /// A text token that need not be the likeliest, with its log probability among all that is allowed.
+    pub(super) fn text(&self, token: i32) -> Choice {
+        let logit = self.logits[token as usize];
+        let normaliser = if self.from == 0 {
+            self.normaliser
+        } else {
+            let text = &self.logits[..self.from];
+            log_add(log_sum_exp(text, greatest(text).1), self.normaliser)
+        };
+        Choice {
+            id: token,
+            logprob: (logit - normaliser).clamp(-100.0, 0.0),
         }
     }
 

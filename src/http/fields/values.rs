@@ -12,7 +12,7 @@ pub(in crate::http) const FORM_TEXT_BYTES: usize = 80 << 20;
 
 /// Every field this server reads besides `file`, and the bytes it may hold. Others are read over and forgotten, as
 /// the service does.
-pub(in crate::http) const KNOWN: [(&str, usize); 18] = [
+pub(in crate::http) const KNOWN: [(&str, usize); 29] = [
     ("model", TEXT_BYTES),
     ("language", TEXT_BYTES),
     ("languages", TEXT_BYTES),
@@ -32,6 +32,17 @@ pub(in crate::http) const KNOWN: [(&str, usize); 18] = [
     ("vad", TEXT_BYTES),
     ("priority", TEXT_BYTES),
     ("separate_channels", TEXT_BYTES),
+    ("language_mode", TEXT_BYTES),
+    ("keyword_weight", TEXT_BYTES),
+    ("max_line_width", TEXT_BYTES),
+    ("max_line_count", TEXT_BYTES),
+    ("max_words_per_line", TEXT_BYTES),
+    ("max_cps", TEXT_BYTES),
+    ("subtitle_style", TEXT_BYTES),
+    ("transcribe_style", TEXT_BYTES),
+    ("replacements", TEXT_BYTES),
+    ("profanity", TEXT_BYTES),
+    ("profanity_words", TEXT_BYTES),
 ];
 
 /// A form's text fields.
@@ -142,6 +153,24 @@ pub(super) fn unknown_value(name: &'static str, value: &str, accepted: &str) -> 
         name,
         format!("Invalid value for '{name}': '{value}'. Supported values are: {accepted}."),
     )
+}
+
+/// A whole number within bounds.
+pub(super) fn whole_number(
+    fields: &Fields,
+    name: &'static str,
+    least: u32,
+    most: u32,
+) -> Result<Option<u32>, ApiError> {
+    match number(fields, name, least.into(), most.into())? {
+        Some(value) if value.fract() == 0.0 => Ok(Some(value as u32)),
+        Some(value) => Err(unknown_value(
+            name,
+            &value.to_string(),
+            &format!("whole numbers from {least} to {most}"),
+        )),
+        None => Ok(None),
+    }
 }
 
 /// A number within bounds.
