@@ -144,6 +144,7 @@ fn print(transcript: &Transcript, arguments: &Arguments) -> anyhow::Result<()> {
         language: arguments.language.clone(),
         prompt_bytes: 0,
         subtitles: None,
+            fast: render::FastTranscription::default(),
     };
     let body = render::body(transcript, &shown)?.1;
     // A closed pipe (`| head`) is no error.

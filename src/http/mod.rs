@@ -10,6 +10,7 @@ mod dialect;
 mod drain;
 mod edge;
 mod error;
+mod fast_transcription;
 mod fields;
 mod form;
 mod models;

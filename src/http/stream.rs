@@ -255,7 +255,10 @@ impl Deltas {
                 self.sent.push_str(&cue);
                 cue
             }
-            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
+            ResponseFormat::Json
+            | ResponseFormat::Text
+            | ResponseFormat::VerboseJson
+            | ResponseFormat::FastTranscription => {
                 self.add_text(&segment.text)
             }
         }
@@ -279,7 +282,10 @@ impl Deltas {
         let rest = match self.format {
             ResponseFormat::Srt => render::srt_end().to_owned(),
             ResponseFormat::Vtt => std::mem::take(&mut self.held),
-            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
+            ResponseFormat::Json
+            | ResponseFormat::Text
+            | ResponseFormat::VerboseJson
+            | ResponseFormat::FastTranscription => {
                 // Never contradict what the client has shown: text that does not follow on is not sent.
                 transcript
                     .text()
@@ -311,6 +317,7 @@ mod tests {
             language: None,
             prompt_bytes: 0,
             subtitles: None,
+            fast: render::FastTranscription::default(),
         };
         for pieces in [
             vec![" Hello", " world. ", " ", "", " Bye. "],

@@ -1,12 +1,15 @@
 //! Transcript → body. Pure functions: the same transcript gives the same bytes.
 
 mod cues;
+mod fast_transcription;
 mod json;
 mod presentation;
 mod subtitles;
 
 pub(crate) use cues::{Cue, CueBuilder};
 pub use cues::{SubtitleRules, SubtitleStyle};
+pub(crate) use fast_transcription::FastTranscriptionResult;
+pub use fast_transcription::{FastTranscription, locale_language};
 pub(crate) use json::{StreamEvent, Transcription, VerboseTranscription};
 pub(crate) use json::{heard, logprobs, transcription, usage, verbose};
 pub use presentation::{Family, Presentation, ResponseFormat};
@@ -29,6 +32,10 @@ pub fn body(transcript: &Transcript, shown: &Presentation) -> serde_json::Result
     Ok(match shown.format {
         ResponseFormat::Json => (JSON, serde_json::to_vec(&transcription(transcript, shown))?),
         ResponseFormat::VerboseJson => (JSON, serde_json::to_vec(&verbose(transcript, shown))?),
+        ResponseFormat::FastTranscription => {
+            let result = fast_transcription::fast_transcription(transcript, &shown.fast);
+            (JSON, serde_json::to_vec(&result)?)
+        }
         ResponseFormat::Text => (PLAIN, format!("{}\n", transcript.text()).into_bytes()),
         ResponseFormat::Srt | ResponseFormat::Vtt if shown.subtitles.is_some() => {
             (PLAIN, laid_out(transcript, shown).0.into_bytes())

@@ -43,6 +43,8 @@ pub enum ResponseFormat {
     Vtt,
     /// Segments, words and their numbers.
     VerboseJson,
+    /// Azure Speech's fast transcription.
+    FastTranscription,
 }
 
 /// Everything about the answer that the form decides.
@@ -68,4 +70,6 @@ pub struct Presentation {
     pub prompt_bytes: usize,
     /// Lines and times of srt and vtt; `None` writes each segment as a cue, as the service does.
     pub subtitles: Option<super::SubtitleRules>,
+    /// With [`ResponseFormat::FastTranscription`].
+    pub fast: super::FastTranscription,
 }

@@ -13,6 +13,7 @@ fn shown(format: ResponseFormat) -> Presentation {
         language: None,
         prompt_bytes: 0,
         subtitles: None,
+        fast: FastTranscription::default(),
     }
 }
 

@@ -8,7 +8,7 @@ mod wording;
 use super::error::ApiError;
 use crate::jobs::{TranscribeOptions, prompt_with_keywords};
 use crate::languages;
-use crate::render::{Family, Presentation, ResponseFormat};
+use crate::render::{Family, FastTranscription, Presentation, ResponseFormat};
 use crate::transcript::Task;
 use chunking::chunking;
 #[cfg(test)]
@@ -92,6 +92,7 @@ pub(super) fn read(
         language,
         prompt_bytes: prompt_with_keywords(prompt.as_deref(), &keywords).map_or(0, |prompt| prompt.len()),
         subtitles,
+        fast: FastTranscription::default(),
     };
     Ok((options, presentation))
 }
