@@ -68,6 +68,10 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
                 if let Some(notice) = health.model_notice {
                     say(&format!("⚠ {notice}"));
                 }
+                app.measure_speed().await;
+                if let Some(advice) = app.status.speed_advice() {
+                    say(&format!("⚠ {}", advice.say(app.locale)));
+                }
                 for line in invitation(app.locale, address, &app.config.server) {
                     say(&line);
                 }
@@ -134,7 +138,8 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
     vec![
         locale.pick("Try it:", "お試しください:").to_owned(),
         format!(
-            "  curl http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01{key} -F file=@{}",
+            // Quoted: zsh takes a bare `?` for a pattern and refuses the line.
+            "  curl 'http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01'{key} -F 'file=@{}'",
             address.port(),
             sample.unwrap_or("recording.wav")
         ),

@@ -153,7 +153,15 @@ pub(super) async fn passes(
         engine.encode(offset, attempt.positions).await?;
         let mut logits = Vec::new();
         let prompt = if pass == 0 { &prompt[..] } else { &[] };
-        let no_speech_prob = start(engine, v, prompt, options, (&mut language, &mut language_probability), &mut logits).await?;
+        let no_speech_prob = start(
+            engine,
+            v,
+            prompt,
+            options,
+            (&mut language, &mut language_probability),
+            &mut logits,
+        )
+        .await?;
         let left = seconds - offset;
         let limits = Limits {
             last_timestamp: v.timestamp_at(left),

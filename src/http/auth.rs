@@ -138,7 +138,10 @@ mod tests {
     #[test]
     fn every_form_of_a_key() {
         assert!(allowed(&[("api-key", "second-key")], "/v1/models"));
-        assert!(allowed(&[("ocp-apim-subscription-key", "second-key")], "/v1/models"));
+        assert!(allowed(
+            &[("ocp-apim-subscription-key", "second-key")],
+            "/v1/models"
+        ));
         assert!(allowed(&[("authorization", "Bearer first-key")], "/v1/models"));
         assert!(allowed(&[("authorization", "bearer  first-key")], "/v1/models"));
         assert!(allowed(

@@ -10,6 +10,7 @@ use multer::{Field, Multipart};
 
 use super::drain::{BodyError, BodyLimits, Progress, intake};
 use super::error::ApiError;
+use super::fast_transcription;
 use super::fields::{self, FORM_TEXT_BYTES, Fields};
 use crate::audio::{AudioError, Spool, UploadedAudio};
 use crate::jobs::TranscribeOptions;
@@ -34,6 +35,24 @@ pub struct TranscriptionRequest {
     pub has_extension: bool,
 }
 
+/// Which form is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FormKind {
+    /// A field for each wish, the recording in `file`.
+    Fields(Task),
+    /// Azure's fast transcription: one JSON `definition`, the recording in `audio`.
+    FastTranscription,
+}
+
+impl FormKind {
+    fn file_part(self) -> &'static str {
+        match self {
+            Self::Fields(_) => "file",
+            Self::FastTranscription => fast_transcription::FILE_PART,
+        }
+    }
+}
+
 /// What the server decides about forms.
 #[derive(Debug)]
 pub(super) struct FormRules {
@@ -51,7 +70,7 @@ pub(super) async fn read(
     rules: &FormRules,
     headers: &HeaderMap,
     body: Body,
-    task: Task,
+    kind: FormKind,
     deployment: Option<String>,
     check_model: impl Fn(&str) -> Result<(), ApiError>,
 ) -> Result<TranscriptionRequest, ApiError> {
@@ -72,11 +91,11 @@ pub(super) async fn read(
             });
         }
         let name = part.name().unwrap_or_default().to_owned();
-        if name == "file" {
+        if name == kind.file_part() {
             if file.is_some() {
                 return Err(ApiError::invalid(
-                    "file",
-                    "Invalid value for 'file': one file a request.",
+                    kind.file_part(),
+                    format!("Invalid value for '{name}': one file a request."),
                 ));
             }
             let file_name = part.file_name().map(str::to_owned);
@@ -116,9 +135,16 @@ pub(super) async fn read(
                 |name| Ok(name.to_owned()),
             )?,
     };
-    let (options, presentation) = fields::read(&fields, task, &name, rules.stream_whisper_1)?;
+    let (options, presentation) = match kind {
+        FormKind::Fields(task) => fields::read(&fields, task, &name, rules.stream_whisper_1)?,
+        FormKind::FastTranscription => {
+            let definition = fields.single(fast_transcription::DEFINITION_PART);
+            fast_transcription::read(definition, &name, file.is_some())?
+        }
+    };
     let Some((spool, part_name)) = file else {
-        return Err(missing("file", "'file' is a required property"));
+        let part = kind.file_part();
+        return Err(missing(part, &format!("'{part}' is a required property")));
     };
     let file_name = part_name.or_else(|| fields.single("filename").map(str::to_owned));
     let file_name = file_name

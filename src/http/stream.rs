@@ -127,7 +127,9 @@ impl Live {
             }
             return;
         }
-        segments.iter().for_each(|segment| self.segment(segment));
+        for segment in segments {
+            self.segment(segment);
+        }
     }
 
     fn segment(&mut self, segment: &Segment) {
@@ -258,9 +260,7 @@ impl Deltas {
             ResponseFormat::Json
             | ResponseFormat::Text
             | ResponseFormat::VerboseJson
-            | ResponseFormat::FastTranscription => {
-                self.add_text(&segment.text)
-            }
+            | ResponseFormat::FastTranscription => self.add_text(&segment.text),
         }
     }
 

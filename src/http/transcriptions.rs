@@ -12,8 +12,8 @@ use super::dialect::DeploymentPath;
 use super::drain::{BodyLimits, Lent};
 use super::edge::RequestContext;
 use super::error::ApiError;
-use super::form::{self, FormRules, TranscriptionRequest};
-use super::{AppState, models, stream};
+use super::form::{self, FormKind, FormRules, TranscriptionRequest};
+use super::{AppState, fast_transcription, models, stream};
 use crate::jobs::{JobEvent, JobHandle};
 use crate::render::{self, Family, Presentation};
 use crate::transcript::{Task, Transcript};
@@ -30,15 +30,35 @@ pub(super) const PATHS: [(&str, Task); 6] = [
 ];
 
 pub(super) fn routes() -> Router<AppState> {
-    let router = Router::new().route("/openai/deployments/{*rest}", any(deployment));
+    let router = Router::new()
+        .route("/openai/deployments/{*rest}", any(deployment))
+        .route(fast_transcription::PATH, post(fast));
     PATHS.iter().fold(router, |router, (path, task)| {
         let task = *task;
-        let handler =
-            move |State(app): State<AppState>,
-                  Extension(context): Extension<RequestContext>,
-                  request: Request| async move { serve(&app, &context, task, None, request).await };
+        let handler = move |State(app): State<AppState>,
+                            Extension(context): Extension<RequestContext>,
+                            request: Request| async move {
+            serve(&app, &context, FormKind::Fields(task), None, request).await
+        };
         router.route(path, post(handler))
     })
+}
+
+/// Azure's fast transcription names no deployment: the default model serves.
+async fn fast(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let default = String::new();
+    serve(
+        &app,
+        &context,
+        FormKind::FastTranscription,
+        Some(default),
+        request,
+    )
+    .await
 }
 
 /// Everything below `/openai/deployments/`: ids may hold slashes, which a router's patterns cannot say.
@@ -68,10 +88,24 @@ async fn deployment(
     }
     match path {
         DeploymentPath::Transcriptions(name) => {
-            serve(&app, &context, Task::Transcribe, Some(name), request).await
+            serve(
+                &app,
+                &context,
+                FormKind::Fields(Task::Transcribe),
+                Some(name),
+                request,
+            )
+            .await
         }
         DeploymentPath::Translations(name) => {
-            serve(&app, &context, Task::Translate, Some(name), request).await
+            serve(
+                &app,
+                &context,
+                FormKind::Fields(Task::Translate),
+                Some(name),
+                request,
+            )
+            .await
         }
         DeploymentPath::Models => Ok(models::list(&app, context.dialect).await),
         DeploymentPath::Deployment(name) => models::deployment(&app, &name).await,
@@ -96,7 +130,7 @@ async fn deployment(
 async fn serve(
     app: &AppState,
     context: &RequestContext,
-    task: Task,
+    kind: FormKind,
     deployment: Option<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -128,7 +162,7 @@ async fn serve(
     };
     let leftover = request.extensions().get::<Lent>().cloned();
     let (parts, body) = request.into_parts();
-    let form = form::read(&rules, &parts.headers, body, task, deployment, resolve).await?;
+    let form = form::read(&rules, &parts.headers, body, kind, deployment, resolve).await?;
     let TranscriptionRequest {
         audio,
         options,

@@ -97,6 +97,36 @@ impl Jobs {
         &self.inner.registry
     }
 
+    /// Runs one window on the default model, behind all others, unless its speed is known; nothing but that comes of it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence, when the model does not run.
+    pub async fn measure_speed(&self, samples: Vec<f32>) -> Result<(), String> {
+        let lease = self.inner.registry.resolve("").await.map_err(|e| e.to_string())?;
+        lease.ready().await.map_err(|e| e.to_string())?;
+        if lease.model().core_seconds_per_second().is_some() {
+            return Ok(());
+        }
+        let task = WindowTask {
+            request: RequestId::next(),
+            class: PriorityClass::Batch,
+            first: false,
+            lease,
+            deadline: Deadline::new(Duration::from_secs(
+                self.inner.config.server.request_deadline_seconds,
+            )),
+            options: DecodeOptions::default(),
+            samples,
+        };
+        self.inner
+            .scheduler
+            .run(task)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
+    }
+
     /// Requests in service or waiting.
     pub fn in_flight(&self) -> usize {
         self.inner.places.load(Ordering::Relaxed)
@@ -355,11 +385,8 @@ impl<'j> Request<'j> {
         Self {
             jobs,
             lease,
-            options,
             id: RequestId::next(),
             deadline: Deadline::new(Duration::from_secs(jobs.config.server.request_deadline_seconds)),
-            model,
-            id: RequestId::next(),
             per_window: is_per_window(&jobs.config, &options),
             language,
             vocabulary: (!phrases.is_empty()).then_some(VocabularyOptions { phrases, weight }),

@@ -133,7 +133,10 @@ fn locale(segment: &Segment, transcript: &Transcript, asked: &FastTranscription)
             .or(transcript.language.as_deref())
             .unwrap_or("en"),
     };
-    let named = asked.locales.iter().find(|locale| locale_language(locale) == Some(code));
+    let named = asked
+        .locales
+        .iter()
+        .find(|locale| locale_language(locale) == Some(code));
     match named {
         Some(locale) => locale.clone(),
         None => LOCALES
@@ -145,7 +148,10 @@ fn locale(segment: &Segment, transcript: &Transcript, asked: &FastTranscription)
 }
 
 /// Makes the body.
-pub(crate) fn fast_transcription(transcript: &Transcript, asked: &FastTranscription) -> FastTranscriptionResult {
+pub(crate) fn fast_transcription(
+    transcript: &Transcript,
+    asked: &FastTranscription,
+) -> FastTranscriptionResult {
     let spoken: Vec<&Segment> = transcript
         .segments
         .iter()
@@ -202,7 +208,11 @@ fn words(segment: &Segment) -> Vec<PhraseWord> {
             let before = ranges[index - 1].end.min(range.start);
             let between = &segment.text[before..range.start];
             let opening = between.trim_end_matches(|c: char| !c.is_whitespace()).len();
-            if between.contains(char::is_whitespace) { before + opening } else { range.start }
+            if between.contains(char::is_whitespace) {
+                before + opening
+            } else {
+                range.start
+            }
         })
         .collect();
     segment
@@ -214,7 +224,11 @@ fn words(segment: &Segment) -> Vec<PhraseWord> {
             let text = segment.text.get(starts[index]..end).unwrap_or_default().trim();
             let (offset, duration) = span(word.start, word.end);
             PhraseWord {
-                text: if text.is_empty() { word.text.clone() } else { text.to_owned() },
+                text: if text.is_empty() {
+                    word.text.clone()
+                } else {
+                    text.to_owned()
+                },
                 offset_milliseconds: offset,
                 duration_milliseconds: duration,
             }
@@ -305,7 +319,12 @@ mod tests {
         };
         let text = body(
             vec![
-                segment(" Hello \"dear\" (friend).", &[("Hello", 0.0, 0.4), ("dear", 0.4, 0.8), ("friend", 0.8, 1.0)], "en", Some(1)),
+                segment(
+                    " Hello \"dear\" (friend).",
+                    &[("Hello", 0.0, 0.4), ("dear", 0.4, 0.8), ("friend", 0.8, 1.0)],
+                    "en",
+                    Some(1),
+                ),
                 segment("你好。", &[("你", 1.0, 1.2), ("好", 1.2, 1.4)], "zh", Some(0)),
             ],
             &asked,
@@ -327,7 +346,13 @@ mod tests {
 
     #[test]
     fn locales_that_write_a_language_otherwise() {
-        for (locale, code) in [("en-US", "en"), ("nb-NO", "no"), ("fil-PH", "tl"), ("JA", "ja"), ("zh-HK", "zh")] {
+        for (locale, code) in [
+            ("en-US", "en"),
+            ("nb-NO", "no"),
+            ("fil-PH", "tl"),
+            ("JA", "ja"),
+            ("zh-HK", "zh"),
+        ] {
             assert_eq!(locale_language(locale), Some(code), "{locale}");
         }
         assert_eq!(locale_language("xx-XX"), None);

@@ -66,6 +66,15 @@ pub fn body(transcript: &Transcript, shown: &Presentation) -> serde_json::Result
     })
 }
 
+/// Cues of a laid-out srt or vtt that exceed a limit; 0 for every other form.
+pub(crate) fn exceeding(transcript: &Transcript, shown: &Presentation) -> usize {
+    if shown.subtitles.is_some() {
+        laid_out(transcript, shown).1
+    } else {
+        0
+    }
+}
+
 /// srt or vtt with the lines and times that were asked for, and how many cues exceed a limit.
 pub(crate) fn laid_out(transcript: &Transcript, shown: &Presentation) -> (String, usize) {
     let rules = shown.subtitles.unwrap_or_default();

@@ -6,5 +6,6 @@ mod answers;
 mod refusals;
 mod routes;
 mod sockets;
+mod speech;
 mod streams;
 mod support;

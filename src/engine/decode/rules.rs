@@ -87,7 +87,11 @@ impl<'l> Allowed<'l> {
 
     /// What it costs in nats to write `token` in place of the likeliest; infinite when it is not allowed.
     pub(super) fn cost(&self, token: i32) -> f32 {
-        let logit = self.logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let logit = self
+            .logits
+            .get(token as usize)
+            .copied()
+            .unwrap_or(f32::NEG_INFINITY);
         if logit == f32::NEG_INFINITY {
             return f32::INFINITY;
         }
@@ -307,6 +311,7 @@ mod tests {
                 logits: &values,
                 from: 0,
                 normaliser: 0.0,
+                best: 0.0,
             };
             let mut sorted: Vec<usize> = (0..len).filter(|i| values[*i] > f32::NEG_INFINITY).collect();
             sorted.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));

@@ -68,7 +68,9 @@ pub(in crate::engine) async fn search(
             .await
         }
         Strategy::Beam { width } if width > 1 => beam(steps, vocabulary, logits, limits, width, text).await,
-        Strategy::Greedy | Strategy::Beam { .. } => greedy(steps, vocabulary, logits, limits, text, bias).await,
+        Strategy::Greedy | Strategy::Beam { .. } => {
+            greedy(steps, vocabulary, logits, limits, text, bias).await
+        }
     }
 }
 

@@ -217,7 +217,9 @@ impl Vocabulary {
     /// Arabic) are two bytes in UTF-8.
     pub(super) fn ends_word_before(&self, id: i32) -> bool {
         let first = self.bytes(id).and_then(<[u8]>::first);
-        first.is_none_or(|first| !(first.is_ascii_alphanumeric() || *first == b'\'' || (0x80..0xe0).contains(first)))
+        first.is_none_or(|first| {
+            !(first.is_ascii_alphanumeric() || *first == b'\'' || (0x80..0xe0).contains(first))
+        })
     }
 
     /// The tokens of a text.

@@ -427,7 +427,8 @@ pub(super) fn answer(error: &ApiError, dialect: Dialect, user_agent: Option<&str
     let own = (dialect == Dialect::AzureSpeech)
         .then(|| fast_transcription::body(error, &wire))
         .flatten();
-    let body = own.unwrap_or_else(|| serde_json::to_vec(&ErrorBody { error: wire.error }).unwrap_or_default());
+    let body =
+        own.unwrap_or_else(|| serde_json::to_vec(&ErrorBody { error: wire.error }).unwrap_or_default());
     let mut response = (wire.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     // npm openai 4.x repeats a multipart request without its body and then waits for ten minutes.

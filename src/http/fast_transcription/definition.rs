@@ -62,7 +62,8 @@ pub(in crate::http) fn read(
     if !has_audio && definition.audio_url.is_some() {
         return Err(wrong(
             "audioUrl",
-            "this server fetches nothing for its clients. Send the recording in the form's part 'audio'.".to_owned(),
+            "this server fetches nothing for its clients. Send the recording in the form's part 'audio'."
+                .to_owned(),
         ));
     }
     refuse_speakers(definition.diarization.as_ref())?;
@@ -70,7 +71,13 @@ pub(in crate::http) fn read(
     let mut languages: Vec<String> = Vec::new();
     for locale in &locales {
         let Some(code) = locale_language(locale) else {
-            return Err(wrong("locales", format!("'{}' is no locale of a language that Whisper knows, such as 'en-US'.", short(locale))));
+            return Err(wrong(
+                "locales",
+                format!(
+                    "'{}' is no locale of a language that Whisper knows, such as 'en-US'.",
+                    short(locale)
+                ),
+            ));
         };
         if !languages.iter().any(|known| known == code) {
             languages.push(code.to_owned());
@@ -78,24 +85,35 @@ pub(in crate::http) fn read(
     }
     let channels = channels(definition.channels)?;
     let enhanced = definition.enhanced_mode.unwrap_or_default();
-    let enhanced = if enhanced.enabled == Some(false) { EnhancedMode::default() } else { enhanced };
+    let enhanced = if enhanced.enabled == Some(false) {
+        EnhancedMode::default()
+    } else {
+        enhanced
+    };
     let task = task(&enhanced)?;
     let prompt = enhanced.prompt.unwrap_or_default().join(" ");
-    let style = enhanced
-        .transcribe_style
-        .or(enhanced.model_options.and_then(|options| options.transcribe_style));
+    let style = enhanced.transcribe_style.or(enhanced
+        .model_options
+        .and_then(|options| options.transcribe_style));
     let phrases = definition.phrase_list.unwrap_or_default();
     let keywords = keywords(phrases.phrases.unwrap_or_default())?;
     let single = (languages.len() == 1 && task == Task::Transcribe).then(|| languages[0].clone());
     let prompt = Some(prompt).filter(|prompt| !prompt.trim().is_empty());
     if prompt.as_ref().is_some_and(|prompt| prompt.contains('\0')) {
-        return Err(wrong("enhancedMode.prompt", "it holds a NUL character.".to_owned()));
+        return Err(wrong(
+            "enhancedMode.prompt",
+            "it holds a NUL character.".to_owned(),
+        ));
     }
     let prompt_bytes = prompt.as_ref().map_or(0, String::len);
     let options = TranscribeOptions {
         deployment: name.to_owned(),
         task,
-        candidate_languages: if single.is_some() || task == Task::Translate { Vec::new() } else { languages },
+        candidate_languages: if single.is_some() || task == Task::Translate {
+            Vec::new()
+        } else {
+            languages
+        },
         language: single.clone(),
         prompt,
         keywords,
@@ -140,11 +158,15 @@ fn parse(text: &str) -> Result<Definition, ApiError> {
     if bare.is_empty() {
         return Ok(Definition::default());
     }
-    serde_json::from_str(bare)
-        .map_err(|error| wrong("definition", format!("it is not the JSON object that is expected ({error}).")))
+    serde_json::from_str(bare).map_err(|error| {
+        wrong(
+            "definition",
+            format!("it is not the JSON object that is expected ({error})."),
+        )
+    })
 }
 
-fn wrong(param: &'static str, detail: String) -> ApiError {
+fn wrong(param: &'static str, detail: impl std::fmt::Display) -> ApiError {
     ApiError::invalid(param, format!("Invalid value for '{param}': {detail}"))
 }
 
@@ -161,9 +183,10 @@ fn refuse_speakers(asked: Option<&Diarization>) -> Result<(), ApiError> {
     Err(ApiError::Field {
         param: Some("diarization"),
         code: Some("unsupported_value"),
-        message: "'diarization' is not supported: this server does not tell speakers apart. With one speaker a \
+        message:
+            "'diarization' is not supported: this server does not tell speakers apart. With one speaker a \
                   channel, 'channels' does."
-            .to_owned(),
+                .to_owned(),
     })
 }
 
@@ -175,7 +198,10 @@ fn channels(asked: Option<Vec<u16>>) -> Result<Option<Vec<u16>>, ApiError> {
     unique.sort_unstable();
     unique.dedup();
     if unique.len() != list.len() || list.len() > 32 {
-        return Err(wrong("channels", "indices from 0, each once, are accepted.".to_owned()));
+        return Err(wrong(
+            "channels",
+            "indices from 0, each once, are accepted.".to_owned(),
+        ));
     }
     Ok(Some(unique))
 }
@@ -188,12 +214,18 @@ fn task(enhanced: &EnhancedMode) -> Result<Task, ApiError> {
             Some(target) if locale_language(target) == Some("en") => Ok(Task::Translate),
             Some(target) => Err(wrong(
                 "enhancedMode.targetLanguage",
-                format!("'{}'. Whisper translates into English: 'en' is accepted.", short(target)),
+                format!(
+                    "'{}'. Whisper translates into English: 'en' is accepted.",
+                    short(target)
+                ),
             )),
         },
         Some(other) => Err(wrong(
             "enhancedMode.task",
-            format!("'{}'. Supported values are: 'transcribe' and 'translate'.", short(other)),
+            format!(
+                "'{}'. Supported values are: 'transcribe' and 'translate'.",
+                short(other)
+            ),
         )),
     }
 }
@@ -209,7 +241,10 @@ fn keywords(phrases: Vec<String>) -> Result<Vec<String>, ApiError> {
             format!("at most {MOST_PHRASES} phrases of at most {LONGEST_PHRASE_BYTES} bytes are accepted."),
         ));
     }
-    Ok(phrases.into_iter().filter(|phrase| !phrase.trim().is_empty()).collect())
+    Ok(phrases
+        .into_iter()
+        .filter(|phrase| !phrase.trim().is_empty())
+        .collect())
 }
 
 fn weight(asked: Option<f32>) -> Result<Option<f32>, ApiError> {
@@ -229,7 +264,10 @@ fn transcribe_style(asked: Option<&str>) -> Result<Option<TranscribeStyle>, ApiE
         Some(style) if style.eq_ignore_ascii_case("clean") => Ok(Some(TranscribeStyle::Clean)),
         Some(other) => Err(wrong(
             "enhancedMode.transcribeStyle",
-            format!("'{}'. Supported values are: 'verbatim' and 'clean'.", short(other)),
+            format!(
+                "'{}'. Supported values are: 'verbatim' and 'clean'.",
+                short(other)
+            ),
         )),
     }
 }
@@ -243,7 +281,10 @@ fn profanity(asked: Option<&str>) -> Result<Option<ProfanityMode>, ApiError> {
         Some("Tags") => Ok(Some(ProfanityMode::Tags)),
         Some(other) => Err(wrong(
             "profanityFilterMode",
-            format!("'{}'. Supported values are: 'None', 'Masked', 'Removed' and 'Tags'.", short(other)),
+            format!(
+                "'{}'. Supported values are: 'None', 'Masked', 'Removed' and 'Tags'.",
+                short(other)
+            ),
         )),
     }
 }
@@ -285,8 +326,12 @@ mod tests {
     #[test]
     fn several_locales_are_candidates_and_a_translation_has_none() {
         let (read, _) = options(r#"{"locales":["en-US","ja-JP","en-GB"]}"#);
-        assert_eq!((read.language, read.candidate_languages), (None, vec!["en".to_owned(), "ja".to_owned()]));
-        let (read, _) = options(r#"{"locales":["ja-JP"],"enhancedMode":{"task":"translate","targetLanguage":"en"}}"#);
+        assert_eq!(
+            (read.language, read.candidate_languages),
+            (None, vec!["en".to_owned(), "ja".to_owned()])
+        );
+        let (read, _) =
+            options(r#"{"locales":["ja-JP"],"enhancedMode":{"task":"translate","targetLanguage":"en"}}"#);
         assert_eq!((read.task, read.language), (Task::Translate, None));
         let (read, _) = options(r#"{"enhancedMode":{"enabled":false,"task":"translate"}}"#);
         assert_eq!(read.task, Task::Transcribe);
@@ -309,16 +354,41 @@ mod tests {
             (r#"{"diarization":{"enabled":true}}"#, "diarization"),
             (r#"{"diarization":{"maxSpeakers":2}}"#, "diarization"),
             (r#"{"profanityFilterMode":"Loud"}"#, "profanityFilterMode"),
-            (r#"{"phraseList":{"biasingWeight":3}}"#, "phraseList.biasingWeight"),
+            (
+                r#"{"phraseList":{"biasingWeight":3}}"#,
+                "phraseList.biasingWeight",
+            ),
             (r#"{"enhancedMode":{"task":"sing"}}"#, "enhancedMode.task"),
-            (r#"{"enhancedMode":{"task":"translate","targetLanguage":"fr"}}"#, "enhancedMode.targetLanguage"),
-            (r#"{"enhancedMode":{"transcribeStyle":"loud"}}"#, "enhancedMode.transcribeStyle"),
+            (
+                r#"{"enhancedMode":{"task":"translate","targetLanguage":"fr"}}"#,
+                "enhancedMode.targetLanguage",
+            ),
+            (
+                r#"{"enhancedMode":{"transcribeStyle":"loud"}}"#,
+                "enhancedMode.transcribeStyle",
+            ),
         ] {
             assert_eq!(refused(text), param, "{text}");
         }
-        assert!(read(Some(r#"{"diarization":{"enabled":false,"maxSpeakers":2}}"#), "", true).is_ok());
+        assert!(
+            read(
+                Some(r#"{"diarization":{"enabled":false,"maxSpeakers":2}}"#),
+                "",
+                true
+            )
+            .is_ok()
+        );
         let url = r#"{"audioUrl":"https://example.org/x.wav"}"#;
-        assert!(read(Some(url), "", true).is_ok(), "the recording itself goes first");
-        assert!(matches!(read(Some(url), "", false), Err(ApiError::Field { param: Some("audioUrl"), .. })));
+        assert!(
+            read(Some(url), "", true).is_ok(),
+            "the recording itself goes first"
+        );
+        assert!(matches!(
+            read(Some(url), "", false),
+            Err(ApiError::Field {
+                param: Some("audioUrl"),
+                ..
+            })
+        ));
     }
 }

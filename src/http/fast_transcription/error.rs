@@ -2,23 +2,32 @@
 //! paths, throttling) is in Azure's common envelope instead.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::http::error::{ApiError, Wire};
 
 /// Body of an error.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct SpeechError {
+pub(in crate::http) struct SpeechError {
+    /// Kind of error, for example `InvalidRequest`.
     code: &'static str,
+    /// What is wrong, and what would be right.
     message: String,
+    /// The key of the definition or the part of the form at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     target: Option<&'static str>,
+    /// The same, in more detail.
     inner_error: InnerError,
 }
 
-#[derive(Debug, Serialize)]
-struct InnerError {
+/// Detail of an error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::http) struct InnerError {
+    /// For example `InvalidLocale`.
     code: &'static str,
+    /// As outside.
     message: String,
 }
 

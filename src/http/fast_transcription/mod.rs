@@ -6,7 +6,7 @@ mod definition;
 mod error;
 
 pub(super) use definition::read;
-pub(super) use error::body;
+pub(super) use error::{SpeechError, body};
 
 /// Path of the route.
 pub(super) const PATH: &str = "/speechtotext/transcriptions:transcribe";

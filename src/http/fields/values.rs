@@ -12,7 +12,7 @@ pub(in crate::http) const FORM_TEXT_BYTES: usize = 80 << 20;
 
 /// Every field this server reads besides `file`, and the bytes it may hold. Others are read over and forgotten, as
 /// the service does.
-pub(in crate::http) const KNOWN: [(&str, usize); 29] = [
+pub(in crate::http) const KNOWN: [(&str, usize); 30] = [
     ("model", TEXT_BYTES),
     ("language", TEXT_BYTES),
     ("languages", TEXT_BYTES),
@@ -43,6 +43,8 @@ pub(in crate::http) const KNOWN: [(&str, usize); 29] = [
     ("replacements", TEXT_BYTES),
     ("profanity", TEXT_BYTES),
     ("profanity_words", TEXT_BYTES),
+    // Azure's fast transcription puts everything into this one.
+    ("definition", TEXT_BYTES),
 ];
 
 /// A form's text fields.

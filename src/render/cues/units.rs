@@ -51,9 +51,9 @@ const LINKS: &[&str] = &[
     "a", "an", "the", "and", "or", "but", "nor", "so", "of", "in", "on", "at", "to", "for", "from", "with",
     "by", "as", "if", "that", "than", "because", "while", "when", "where", "which", "who", "into", "about",
     "after", "before", "over", "under", "between", "through", "without", // German
-    "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer", "und", "oder", "aber",
-    "denn", "dass", "weil", "wenn", "als", "ob", "mit", "von", "vom", "zu", "zum", "zur", "im", "am", "auf",
-    "aus", "bei", "für", "nach", "über", "unter", "um", "ohne", "gegen", // French
+    "der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer", "und", "oder",
+    "aber", "denn", "dass", "weil", "wenn", "als", "ob", "mit", "von", "vom", "zu", "zum", "zur", "im", "am",
+    "auf", "aus", "bei", "für", "nach", "über", "unter", "um", "ohne", "gegen", // French
     "le", "la", "les", "un", "une", "des", "du", "de", "et", "ou", "mais", "que", "qui", "dans", "sur",
     "avec", "pour", "par", "sans", "chez", // Spanish, Italian, Portuguese
     "el", "los", "las", "y", "o", "pero", "con", "por", "para", "sin", "il", "lo", "gli", "che", "per", "di",
