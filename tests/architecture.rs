@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("diagnostics", &["process"]),
     ("models", &["process"]),
     // Inner rooms.
-    ("config", &["languages"]),
+    ("config", &["languages", "transcript"]),
     ("locale", &["config"]),
     ("render", &["languages", "transcript"]),
     (
@@ -103,6 +103,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "models",
             "render",
             "schedule",
+            "serving",
             "telemetry",
             "transcript",
         ],

@@ -78,7 +78,7 @@ impl App {
     /// Runs one short window of noise through the default model, unless its speed is known already: the advice about a
     /// model that does not keep up needs a measurement.
     pub async fn measure_speed(&self) {
-        if let Err(reason) = self.jobs.measure_speed(noise()).await {
+        if let Err(reason) = self.jobs.measure_speed().await {
             tracing::debug!(%reason, "the speed could not be measured");
         }
     }
@@ -132,15 +132,4 @@ impl App {
         self.jobs.registry().stop();
         Ok(())
     }
-}
-
-/// Five seconds of sound that a model finds no words in.
-fn noise() -> Vec<f32> {
-    let mut state = 1_u32;
-    (0..5 * crate::audio::SAMPLE_RATE_HZ)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 16) as f32 / 655_360.0 - 0.05
-        })
-        .collect()
 }

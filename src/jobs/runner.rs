@@ -102,7 +102,7 @@ impl Jobs {
     /// # Errors
     ///
     /// One sentence, when the model does not run.
-    pub async fn measure_speed(&self, samples: Vec<f32>) -> Result<(), String> {
+    pub async fn measure_speed(&self) -> Result<(), String> {
         let lease = self.inner.registry.resolve("").await.map_err(|e| e.to_string())?;
         lease.ready().await.map_err(|e| e.to_string())?;
         if lease.model().core_seconds_per_second().is_some() {
@@ -117,7 +117,7 @@ impl Jobs {
                 self.inner.config.server.request_deadline_seconds,
             )),
             options: DecodeOptions::default(),
-            samples,
+            samples: noise(),
         };
         self.inner
             .scheduler
@@ -319,6 +319,17 @@ impl Inner {
             },
         }
     }
+}
+
+/// Five seconds of sound that a model finds no words in.
+fn noise() -> Vec<f32> {
+    let mut state = 1_u32;
+    (0..5 * SAMPLE_RATE_HZ)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as f32 / 655_360.0 - 0.05
+        })
+        .collect()
 }
 
 /// Whether each window may have a language of its own.
