@@ -354,7 +354,7 @@ fn show(bar: &ProgressBar, segments: &[Segment]) {
 
 fn said(locale: Locale, summary: &Summary, took: Duration) -> String {
     let speed = summary.audio_seconds / took.as_secs_f64().max(0.001);
-    let mut text = match locale {
+    let text = match locale {
         Locale::English => format!(
             "{} transcribed, {} failed: {:.0} s of audio in {:.0} s ({speed:.1} × real time)",
             summary.done,
@@ -370,19 +370,12 @@ fn said(locale: Locale, summary: &Summary, took: Duration) -> String {
             took.as_secs_f64()
         ),
     };
-    if summary.exceeding > 0 {
-        text.push_str(&match locale {
-            Locale::English => format!(
-                "; {} subtitles are faster or shorter than the limits",
-                summary.exceeding
-            ),
-            Locale::Japanese => format!(
-                "。{}件の字幕が読む速さなどの制限を超えています",
-                summary.exceeding
-            ),
-        });
+    let exceeding = summary.exceeding;
+    match locale {
+        _ if exceeding == 0 => text,
+        Locale::English => format!("{text}; {exceeding} subtitles are faster or shorter than the limits"),
+        Locale::Japanese => format!("{text}。{exceeding}件の字幕が読む速さなどの制限を超えています"),
     }
-    text
 }
 
 #[cfg(test)]
