@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -12,6 +13,9 @@ use super::{Common, say};
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::locale::Locale;
+
+/// Pause between two looks at whether a speed was measured.
+const SPEED_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
     let loaded = common.load(true)?;
@@ -68,12 +72,15 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
                 if let Some(notice) = health.model_notice {
                     say(&format!("⚠ {notice}"));
                 }
-                app.measure_speed().await;
-                if let Some(advice) = app.status.speed_advice() {
-                    say(&format!("⚠ {}", advice.say(app.locale)));
-                }
                 for line in invitation(app.locale, address, &app.config.server) {
                     say(&line);
+                }
+                // The first recordings tell how fast the model is here.
+                while !app.status.speed_is_known() {
+                    tokio::time::sleep(SPEED_LOOK).await;
+                }
+                if let Some(advice) = app.status.speed_advice() {
+                    say(&format!("⚠ {}", advice.say(app.locale)));
                 }
             }
         })

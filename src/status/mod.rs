@@ -223,6 +223,12 @@ impl Status {
         }
     }
 
+    /// Whether the default model's speed was measured: after the first window.
+    pub fn speed_is_known(&self) -> bool {
+        let model = self.model().0;
+        model.is_some_and(|model| model.core_seconds_per_second().is_some())
+    }
+
     /// What to say of a default model that does not keep up; `None` before anything was measured.
     pub fn speed_advice(&self) -> Option<SpeedAdvice> {
         let model = self.model().0?;
