@@ -7,25 +7,26 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-# The image may run on another processor than the one that builds it: without this, ggml compiles for the builder's
-# own processor and the binary dies with an illegal instruction elsewhere. For one machine only, build with
-# `--build-arg GGML_NATIVE=ON`: faster.
+# On x86-64 the program's own engine takes the best kernels of whatever processor it meets, so whisper.cpp stays out. On
+# others whisper.cpp is compiled in, for any processor of the kind (GGML_NATIVE=OFF) unless the image is for one machine
+# alone: `--build-arg GGML_NATIVE=ON`.
 ARG GGML_NATIVE=OFF
 ENV GGML_NATIVE=${GGML_NATIVE}
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked \
+    cargo build --release --locked $([ "$(uname -m)" = x86_64 ] && echo --no-default-features) \
     && cp target/release/WhisperBackendAPI /usr/local/bin/
 
 FROM debian:bookworm-slim
-# libgomp1: threads of whisper.cpp. curl: the health check. python3-pip: second source of models, used where the model
-# hub cannot be reached.
+# libgomp1: threads of whisper.cpp, where it is in. curl: the health check. No Python: models come from the model hub
+# (HF_ENDPOINT names a mirror) or from the volume.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 python3-pip \
+    && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 whisper \
     && install --directory --owner=whisper /app /app/models
 COPY --from=build /usr/local/bin/WhisperBackendAPI /usr/local/bin/
+COPY LICENSE THIRD-PARTY-NOTICES.txt /usr/share/doc/whisper-backend-api/
 USER whisper
 WORKDIR /app
 VOLUME /app/models

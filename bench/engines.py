@@ -137,6 +137,7 @@ class Ours(HttpEngine):
     def __init__(self, binary: Path, model: Path, cores: int, settings: dict[str, dict[str, object]] | None = None):
         super().__init__(f"ours {model.stem.removeprefix('ggml-')}", cores)
         self.binary, self.model, self.settings = binary, model, settings or {}
+        self.environment: dict[str, str] = {}
 
     def start(self) -> None:
         self.port = free_port()
@@ -154,7 +155,8 @@ class Ours(HttpEngine):
             )
             + "\n"
         )
-        self.launch([str(self.binary), "--config", str(config)], stdout=self.log)
+        environment = {**os.environ, **self.environment}
+        self.launch([str(self.binary), "--config", str(config)], stdout=self.log, env=environment)
         self.wait_ready("/health")
 
     def first_words(self, path: str) -> tuple[float, str, http.client.HTTPResponse]:
@@ -215,6 +217,28 @@ class FasterWhisper(Engine):
     def transcribe(self, path: str) -> str:
         request = {"path": path, "beam": self.beam, "batch": self.batch}
         self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.name} ended; its log: {self.log.name}")
+        return json.loads(answer)["text"]
+
+
+class OpenVino(Engine):
+    """OpenVINO GenAI's Whisper pipeline, called in process; `folder` is an exported model (native.md says how)."""
+
+    def __init__(self, folder: Path, cores: int):
+        super().__init__(f"OpenVINO GenAI {folder.name}", cores)
+        self.folder = folder
+
+    def start(self) -> None:
+        command = [sys.executable, str(HERE / "ov_worker.py"), str(self.folder), str(self.cores)]
+        self.launch(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if not self.process.stdout.readline():
+            raise SystemExit(f"{self.name} ended while starting; its log: {self.log.name}")
+
+    def transcribe(self, path: str) -> str:
+        self.process.stdin.write(json.dumps({"path": path}) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:

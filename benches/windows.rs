@@ -1,7 +1,7 @@
 //! Prints where the windows of recordings begin and end, for `bench/voice_activity.py` and for the curious.
 //!
 //! `cargo bench --bench windows -- [threshold=0.5] [threshold_end=0.4] [padding=0.2] … FILE…`; lengths in seconds.
-//! One line a window: first sample, samples, stretches of speech as `from-to` in samples of the recording.
+//! One line a window: first sample, samples, speech segments as `from-to` in samples of the recording.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -43,7 +43,6 @@ fn print_windows(path: &Path, options: WindowerOptions) {
         max_sample_rate_hz: 192_000,
         max_tracks: 8,
         max_metadata_bytes: 1 << 20,
-        max_decode_seconds_per_second: 1.0,
     };
     let upload = UploadedAudio::from_path(path).expect("a file");
     let mut stream = AudioStream::open(upload, &limits, ChannelMode::Mixed).expect("a recording");
@@ -60,9 +59,9 @@ fn print_windows(path: &Path, options: WindowerOptions) {
         let speech: Vec<String> = window
             .speech
             .iter()
-            .map(|stretch| {
+            .map(|segment| {
                 let at = |sample: usize| window.start_sample + sample as u64;
-                format!("{}-{}", at(stretch.start), at(stretch.end))
+                format!("{}-{}", at(segment.start), at(segment.end))
             })
             .collect();
         println!(

@@ -61,7 +61,6 @@ fn decode(file: &Path) -> Result<AudioStream> {
         max_sample_rate_hz: 768_000,
         max_tracks: 64,
         max_metadata_bytes: 16 << 20,
-        max_decode_seconds_per_second: 1.0,
     };
     let mut stream = AudioStream::open(UploadedAudio::from_path(file)?, &limits, ChannelMode::Mixed)?;
     while stream.next_block()?.is_some() {}

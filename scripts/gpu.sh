@@ -194,6 +194,18 @@ gpu_check_needs() {
     return "$missing"
 }
 
+# cpu_cargo_args: cargo's arguments for the processor. This program's own engine has kernels for AVX2 and better; there
+# the build leaves whisper.cpp out, which takes longer to compile than everything else.
+cpu_cargo_args() {
+    case "$(uname -m)" in
+        x86_64 | amd64)
+            if grep -qw avx2 "$GPU_ROOT/proc/cpuinfo" 2>/dev/null; then
+                echo "--no-default-features"
+            fi
+            ;;
+    esac
+}
+
 # gpu_cargo_args BACKEND: cargo's arguments. Every backend is a feature of whisper-rs-sys, so cargo keeps their builds
 # apart in one target folder.
 gpu_cargo_args() {

@@ -95,8 +95,14 @@ pub struct Metrics {
     pub gpu_probes: Counter,
     /// Windows whose shortened encoder context gave a doubtful result.
     pub full_context_retries: Counter,
-    /// Segments that were dropped as repetition or invention.
+    /// Segments that were dropped as repetition or hallucination.
     pub segments_dropped: Counter,
     /// Engines stopped by the watchdog.
     pub watchdog_kills: Counter,
+    /// Realtime sessions open now.
+    pub realtime_sessions: Gauge,
+    /// Passes of the model that realtime sessions asked for.
+    pub realtime_passes: Counter,
+    /// Times that a realtime session had to do without partial results.
+    pub realtime_degraded: Counter,
 }

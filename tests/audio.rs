@@ -3,10 +3,14 @@
 
 #[path = "audio/allocations.rs"]
 mod allocations;
+#[path = "audio/decoders.rs"]
+mod decoders;
 #[path = "audio/hostile.rs"]
 mod hostile;
 #[path = "audio/matrix.rs"]
 mod matrix;
+#[path = "audio/mutants.rs"]
+mod mutants;
 #[path = "audio/shapes.rs"]
 mod shapes;
 #[allow(dead_code, reason = "shared with the tests of the server")]
@@ -30,7 +34,6 @@ fn limits() -> AudioLimits {
         max_sample_rate_hz: 768_000,
         max_tracks: 64,
         max_metadata_bytes: 16 << 20,
-        max_decode_seconds_per_second: 1.0,
     }
 }
 

@@ -14,10 +14,9 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const NOTICES: &str = "THIRD-PARTY-NOTICES.txt";
 
 /// Licence files that lie deeper than a package's own folder: of C code that it carries.
-const INNER: [(&str, &str); 3] = [
+const INNER: [(&str, &str); 2] = [
     ("whisper-rs-sys", "whisper.cpp/LICENSE"),
     ("opusic-sys", "opus/COPYING"),
-    ("fdk-aac-sys", "aac/NOTICE"),
 ];
 
 struct Package {

@@ -56,7 +56,7 @@ const PIECES: [(f32, f32); 5] = [(0.0, 2.4), (3.0, 7.7), (0.0, 11.0), (7.8, 10.8
 /// that its engine ran before.
 #[test]
 fn words_do_not_depend_on_earlier_windows() {
-    let settings = "[whisper]\nflash_attention = \"on\"\nshort_context = \"on\"\n[performance]\nslots = 1\n\
+    let settings = "[whisper]\nengine = \"whisper.cpp\"\nflash_attention = \"on\"\nshort_context = \"on\"\n[performance]\nslots = 1\n\
                     [speech]\nvad = false\n";
     let server = with_model("tiny.en", settings).start();
     let samples = &fixture("jfk.wav")[44..];

@@ -2,6 +2,10 @@
 //! A scripted engine stands in only for states that a real one reaches once a year.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "server/decoders.rs"]
+mod decoders;
+#[path = "server/faults.rs"]
+mod faults;
 #[path = "server/gpus.rs"]
 mod gpus;
 #[path = "server/support.rs"]

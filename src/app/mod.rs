@@ -7,28 +7,41 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Loaded};
+use crate::admission::{Admission, Limits};
+use crate::audio::Decoders;
+use crate::config::{Config, Loaded, mebibytes};
 use crate::engine::process::Launcher;
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Realtime};
+use crate::jobs::decoder_settings;
 use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::Progress;
+use crate::realtime::windows::LiveWindows;
 use crate::schedule::{Scheduler, Watchdog, available_cores};
 use crate::serving::Registry;
 use crate::status::Status;
+
+/// Part of the grace time in which given-up requests get their answers and engines end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Everything that runs, tied together.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The effective settings.
     pub config: Arc<Config>,
+    /// The one way in.
+    pub admission: Admission,
     /// Requests.
     pub jobs: Jobs,
     /// What `/health`, `/gpu-status` and `/stats` show.
     pub status: Arc<Status>,
     /// Language of messages.
     pub locale: Locale,
+    /// Ends every request.
+    work: CancellationToken,
+    live: LiveWindows,
+    metrics: Arc<Metrics>,
 }
 
 impl App {
@@ -54,19 +67,44 @@ impl App {
         };
         let scheduler = Scheduler::new(cores, watchdog, metrics.clone());
         let launcher = Launcher::this_program().context("cannot find this program's own file")?;
+        let decoders = Decoders::new(decoder_settings(&config, std::env::current_exe()?))
+            .context("cannot start the thread that starts decoders")?;
         let registry = Registry::new(config.clone(), folder, launcher, cores, metrics.clone());
+        let work = CancellationToken::new();
+        let limits = Limits {
+            in_service: config.performance.max_concurrent_requests.max(1),
+            waiting: config.performance.queue_length,
+            spool_bytes: mebibytes(config.performance.max_spool_mb),
+            deadline: Duration::from_secs(config.server.request_deadline_seconds),
+            ..Limits::default()
+        };
+        let admission = Admission::new(limits, work.clone(), metrics.clone());
         let status = Arc::new(Status::new(
             config.clone(),
             registry.clone(),
             scheduler.clone(),
+            admission.clone(),
             metrics.clone(),
         ));
-        let jobs = Jobs::new(config.clone(), registry, scheduler, metrics, locale);
+        let live = LiveWindows::new(config.clone(), registry.clone(), scheduler.clone());
+        let jobs = Jobs::new(
+            config.clone(),
+            registry,
+            scheduler,
+            admission.clone(),
+            decoders,
+            metrics.clone(),
+            locale,
+        );
         Ok(Self {
             config,
+            admission,
             jobs,
             status,
             locale,
+            work,
+            live,
+            metrics,
         })
     }
 
@@ -83,20 +121,33 @@ impl App {
         }
     }
 
-    /// Serves until `stop` fires, then lets running requests finish within the grace time.
-    ///
-    /// # Errors
-    ///
-    /// When the listener breaks.
-    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut state = AppState::new(Arc::new(self.jobs.clone()), self.config.clone());
+    /// Serves until `stop` fires, then lets running requests finish; all is over within the grace time.
+    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+        let mut state = AppState::new(
+            Arc::new(self.jobs.clone()),
+            self.admission.clone(),
+            self.config.clone(),
+        );
+        let swept = state.spool_folder.sweep();
+        if swept > 0 {
+            tracing::info!(files = swept, "removed what a killed server left of uploads");
+        }
         let status = self.status.clone();
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
             status.answered(outcome.status.as_u16());
         }));
+        let realtime = Arc::new(Realtime::new(
+            Arc::new(self.live.clone()),
+            stop.clone(),
+            self.metrics.clone(),
+        ));
+        state.realtime = Some(realtime.clone());
         let diagnostics = http::diagnostics::router(self.status.clone());
+        let transfer = http::Transfer {
+            period: Duration::from_secs(self.config.server.body_idle_timeout_seconds.max(1)),
+            bytes_per_second: self.config.server.min_transfer_bytes_per_second,
+        };
         let router = http::router_with(state, diagnostics);
-        let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
         let idle = self.config.whisper.idle_unload_seconds;
         if idle > 0 {
             let registry = self.jobs.registry().clone();
@@ -111,25 +162,41 @@ impl App {
             });
         }
         tokio::select! {
-            () = http::serve(listener, router, http::HEAD_TIMEOUT, stop.clone()) => {}
+            () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, stop.clone()) => {}
             () = async {
                 stop.cancelled().await;
-                let began = Instant::now();
-                while self.jobs.in_flight() > 0 && began.elapsed() < grace {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                // Answers still have to leave; connections kept alive do not.
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                self.drain(&realtime).await;
             } => {}
         }
-        let left = self.jobs.in_flight();
+        self.work.cancel();
+        self.jobs.registry().stop();
+    }
+
+    /// Nobody new comes in; who is inside may finish within the grace time, and is told to end shortly before it is over.
+    async fn drain(&self, realtime: &Realtime) {
+        self.admission.close();
+        let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
+        let last = grace.min(LAST_WORDS * 4) / 4;
+        let inside = || self.admission.in_flight() + realtime.sessions();
+        empty(grace.saturating_sub(last), inside).await;
+        let left = inside();
         if left > 0 {
             tracing::warn!(
                 requests = left,
                 "the grace time is over; running requests are given up"
             );
+            self.work.cancel();
+            empty(last / 2, inside).await;
         }
-        self.jobs.registry().stop();
-        Ok(())
+        // Answers still have to leave; connections kept alive do not.
+        tokio::time::sleep((last / 2).min(Duration::from_millis(300))).await;
+    }
+}
+
+/// Waits until nobody is inside, or for so long.
+async fn empty(limit: Duration, inside: impl Fn() -> usize) {
+    let began = Instant::now();
+    while inside() > 0 && began.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -3,7 +3,7 @@
 use symphonia::core::codecs::audio::well_known as codecs;
 
 use super::AudioError;
-use super::blocks::{Layout, check_shape, corrupt, layout_of, read_exact_at};
+use super::blocks::{SampleLayout, check_shape, corrupt, layout_of, read_exact_at};
 use super::source::Region;
 
 /// Most chunks looked at.
@@ -24,7 +24,7 @@ struct Common {
 ///
 /// [`AudioError::Corrupt`] without a `COMM` or `SSND` chunk, [`AudioError::UnsupportedCodec`];
 /// [`AudioError::Channels`] and [`AudioError::SampleRate`] for zeros.
-pub(super) fn read_aiff(region: &mut Region, len: u64) -> Result<Layout, AudioError> {
+pub(super) fn read_aiff(region: &mut Region, len: u64) -> Result<SampleLayout, AudioError> {
     let mut common = None;
     let mut samples = None;
     let mut at = 12;
@@ -94,7 +94,7 @@ fn extended(bytes: &[u8]) -> u32 {
     }
 }
 
-fn layout(common: &Common, start: u64, bytes: u64) -> Result<Layout, AudioError> {
+fn layout(common: &Common, start: u64, bytes: u64) -> Result<SampleLayout, AudioError> {
     check_shape(u64::from(common.channels), u64::from(common.rate_hz))?;
     // Samples stand in whole bytes, left-justified.
     let sample_bytes = common.bits.div_ceil(8);

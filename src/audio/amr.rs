@@ -10,6 +10,7 @@ use symphonia::core::common::FourCc;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
 
+use super::sniff::{AMR_MAGIC, AMR_WIDE_MAGIC};
 use super::source::Region;
 
 /// Marks AMR-NB tracks; Symphonia has no number for it.
@@ -17,11 +18,6 @@ pub(super) const CODEC_ID_AMR_NB: AudioCodecId = AudioCodecId::new(FourCc::new(*
 
 /// Marks AMR-WB tracks.
 pub(super) const CODEC_ID_AMR_WB: AudioCodecId = AudioCodecId::new(FourCc::new(*b"sawb"));
-
-/// First bytes of files with one channel (RFC 4867, section 5.1).
-pub(super) const NARROW_MAGIC: &[u8] = b"#!AMR\n";
-/// See [`NARROW_MAGIC`].
-pub(super) const WIDE_MAGIC: &[u8] = b"#!AMR-WB\n";
 
 /// Bytes behind a frame's header, by frame type (3GPP TS 26.101, table 1a): eight rates, then comfort noise.
 const NARROW_BYTES: [usize; 9] = [12, 13, 15, 17, 19, 20, 26, 31, 5];
@@ -88,9 +84,9 @@ impl AmrReader {
     /// Reads behind the magic bytes.
     pub(super) fn new(mut region: Region, band: Band) -> io::Result<Self> {
         let magic = if band == Band::Wide {
-            WIDE_MAGIC
+            AMR_WIDE_MAGIC
         } else {
-            NARROW_MAGIC
+            AMR_MAGIC
         };
         region.seek(SeekFrom::Start(magic.len() as u64))?;
         Ok(Self {

@@ -3,7 +3,7 @@
 use symphonia::core::codecs::audio::well_known as codecs;
 
 use super::AudioError;
-use super::blocks::{Layout, check_shape, corrupt, layout_of, read_exact_at};
+use super::blocks::{SampleLayout, check_shape, corrupt, layout_of, read_exact_at};
 use super::source::Region;
 
 /// Whether the bytes behind `.snd` are a plausible AU header.
@@ -24,7 +24,7 @@ pub(super) fn is_au_header(head: &[u8]) -> bool {
 ///
 /// [`AudioError::Corrupt`], [`AudioError::UnsupportedCodec`]; [`AudioError::Channels`] and
 /// [`AudioError::SampleRate`] for zeros.
-pub(super) fn read_au(region: &mut Region, len: u64) -> Result<Layout, AudioError> {
+pub(super) fn read_au(region: &mut Region, len: u64) -> Result<SampleLayout, AudioError> {
     let mut header = [0; 24];
     if !read_exact_at(region, 0, &mut header)? {
         return Err(corrupt("au", "the header is cut off"));

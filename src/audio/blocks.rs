@@ -23,17 +23,17 @@ const BYTES_PER_PACKET: u64 = 256 << 10;
 
 /// Where the samples lie and what they are.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct SampleLayout {
     /// First byte of the samples.
     pub(super) start: u64,
     /// Bytes of samples.
     pub(super) bytes: u64,
-    pub(super) kind: Kind,
+    pub(super) coding: Coding,
 }
 
 /// What the samples are.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum Coding {
     /// Blocks of equal size, for a decoder of Symphonia's.
     Blocks(Blocks),
     /// A stream of MPEG audio frames.
@@ -50,15 +50,15 @@ pub(super) struct Blocks {
     pub(super) frames: Option<u64>,
 }
 
-/// Gives the blocks of a [`Layout`] as packets.
+/// Gives the blocks of a [`SampleLayout`] as packets.
 #[derive(Debug)]
 pub(super) struct BlockReader {
     region: Region,
     track_id: u32,
-    /// Bytes left of the stretch that is being read.
+    /// Bytes left of the extent that is being read.
     left: u64,
-    /// Start and bytes of the stretches behind it.
-    stretches: std::vec::IntoIter<(u64, u64)>,
+    /// Start and bytes of the extents behind it.
+    extents: std::vec::IntoIter<(u64, u64)>,
     position: u64,
     bytes_per_block: u64,
     frames_per_block: u64,
@@ -68,7 +68,11 @@ pub(super) struct BlockReader {
 
 impl BlockReader {
     /// Reads the samples of `layout` from `region`.
-    pub(super) fn new(mut region: Region, layout: &Layout, blocks: &Blocks) -> Result<Self, AudioError> {
+    pub(super) fn new(
+        mut region: Region,
+        layout: &SampleLayout,
+        blocks: &Blocks,
+    ) -> Result<Self, AudioError> {
         region.seek(SeekFrom::Start(layout.start))?;
         let blocks_per_packet = (FRAMES_PER_PACKET / blocks.frames_per_block)
             .min(BYTES_PER_PACKET / blocks.bytes_per_block)
@@ -77,7 +81,7 @@ impl BlockReader {
             region,
             track_id: 0,
             left: layout.bytes,
-            stretches: Vec::new().into_iter(),
+            extents: Vec::new().into_iter(),
             position: 0,
             bytes_per_block: blocks.bytes_per_block,
             frames_per_block: blocks.frames_per_block,
@@ -86,10 +90,10 @@ impl BlockReader {
         })
     }
 
-    /// Reads frames of `frame_bytes` each that lie in several stretches, as packets of `track_id`.
-    pub(super) fn of_stretches(
+    /// Reads frames of `frame_bytes` each that lie in several extents, as packets of `track_id`.
+    pub(super) fn of_extents(
         region: Region,
-        stretches: Vec<(u64, u64)>,
+        extents: Vec<(u64, u64)>,
         track_id: u32,
         frame_bytes: u64,
     ) -> Self {
@@ -97,7 +101,7 @@ impl BlockReader {
             region,
             track_id,
             left: 0,
-            stretches: stretches.into_iter(),
+            extents: extents.into_iter(),
             position: 0,
             bytes_per_block: frame_bytes,
             frames_per_block: 1,
@@ -114,7 +118,7 @@ impl BlockReader {
     /// The next packet; `None` at the end of the samples or of the file.
     pub(super) fn next_packet(&mut self) -> std::io::Result<Option<Packet>> {
         if self.left < self.bytes_per_block
-            && let Some((start, bytes)) = self.stretches.next()
+            && let Some((start, bytes)) = self.extents.next()
         {
             self.region.seek(SeekFrom::Start(start))?;
             self.left = bytes;
@@ -156,7 +160,7 @@ pub(super) fn layout_of(
     frames: Option<u64>,
     start: u64,
     bytes: u64,
-) -> Layout {
+) -> SampleLayout {
     let mut params = AudioCodecParameters::new();
     params
         .for_codec(codec)
@@ -164,10 +168,10 @@ pub(super) fn layout_of(
         .with_channels(Channels::Discrete(channels))
         .with_max_frames_per_packet(FRAMES_PER_PACKET.max(frames_per_block))
         .with_frames_per_block(frames_per_block);
-    Layout {
+    SampleLayout {
         start,
         bytes,
-        kind: Kind::Blocks(Blocks {
+        coding: Coding::Blocks(Blocks {
             params,
             bytes_per_block,
             frames_per_block,

@@ -3,7 +3,7 @@
 use symphonia::core::codecs::audio::well_known as codecs;
 
 use super::AudioError;
-use super::blocks::{Layout, check_shape, corrupt, layout_of, read_exact_at};
+use super::blocks::{SampleLayout, check_shape, corrupt, layout_of, read_exact_at};
 use super::source::Region;
 
 /// Most chunks looked at.
@@ -20,7 +20,7 @@ const IS_LITTLE_ENDIAN: u32 = 2;
 ///
 /// [`AudioError::Corrupt`] when the description or the data chunk is missing, [`AudioError::UnsupportedCodec`] for
 /// samples of odd sizes; [`AudioError::Channels`] and [`AudioError::SampleRate`] for zeros.
-pub(super) fn read_caf(region: &mut Region, len: u64) -> Result<Option<Layout>, AudioError> {
+pub(super) fn read_caf(region: &mut Region, len: u64) -> Result<Option<SampleLayout>, AudioError> {
     let mut description = [0; 32];
     // The description comes first: file header of 8 bytes, chunk header of 12.
     let mut name = [0; 4];

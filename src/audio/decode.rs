@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use symphonia::core::packet::Packet;
 use symphonia::core::units::Duration as Ticks;
 
-use super::decoder::{self, Decoder};
-use super::demux::{self, Fault, Source, Span};
+use super::decoder::Decoder;
+use super::demux::{Fault, PacketSource};
 use super::resample::Resampler;
+use super::track::{self, Span};
 use super::upload::UploadedAudio;
-use super::{
-    AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names, sniff,
-};
+use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, names};
 
 /// Samples a block holds at least, unless time or the recording runs out: two seconds.
 const BLOCK_SAMPLES: usize = 2 * SAMPLE_RATE_HZ as usize;
@@ -20,21 +19,17 @@ const BLOCK_SAMPLES: usize = 2 * SAMPLE_RATE_HZ as usize;
 /// Longest time one call may look for samples before it gives what it has.
 const CALL_TIME: Duration = Duration::from_secs(2);
 
-/// Decoding may take this long whatever the recording's length.
-const FREE_TIME: Duration = Duration::from_secs(10);
-
 /// Shortest recording accepted, in samples: 0.1 s.
-const MIN_SAMPLES: u64 = SAMPLE_RATE_HZ as u64 / 10;
+pub(super) const MIN_SAMPLES: u64 = SAMPLE_RATE_HZ as u64 / 10;
 
 /// Faults in a row after which a demuxer is given up.
 const MAX_FAULTS_IN_A_ROW: u32 = 256;
 
-/// Panics after which a decoder is given up.
-const MAX_PANICS: u32 = 3;
-
-/// A recording being decoded.
+/// A recording being decoded, in this process: what a decoder child runs.
+///
+/// Panics of the libraries underneath are not caught. They end the child, and the server answers for the recording.
 pub struct AudioStream {
-    source: Source,
+    source: PacketSource,
     decoder: Decoder,
     info: AudioInfo,
     limits: AudioLimits,
@@ -47,20 +42,18 @@ pub struct AudioStream {
     /// Samples ready to be given.
     ready: Vec<Vec<f32>>,
     /// Where the sound starts and ends in the track; made when the first packet tells the rate.
-    window: Option<Window>,
+    trim: Option<Trim>,
     decoded_samples: u64,
     skipped_packets: u64,
     faults_in_a_row: u32,
-    panics: u32,
     /// What the first fault said.
     damage: Option<String>,
-    spent: Duration,
     state: State,
 }
 
 /// Frames still to be dropped, then frames still to be given, at the decoder's rate.
 #[derive(Debug, Clone, Copy)]
-struct Window {
+struct Trim {
     skip: u64,
     keep: u64,
 }
@@ -85,33 +78,12 @@ impl AudioStream {
         mode: ChannelMode,
     ) -> Result<Self, AudioError> {
         let sniffed = upload.sniff()?;
-        let (source, decoder) = Source::open(upload, sniffed, limits)?;
+        let (source, decoder) = PacketSource::open(upload, sniffed, limits)?;
         Self::start(source, decoder, limits, mode)
     }
 
-    /// As [`open`](Self::open), but hands recordings in formats that are known and not read here to the `ffmpeg`
-    /// on the path, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub fn open_or_ask_ffmpeg(
-        upload: UploadedAudio,
-        limits: &AudioLimits,
-        mode: ChannelMode,
-    ) -> Result<Self, AudioError> {
-        let (upload, spare) = upload.duplicate()?;
-        match Self::open(upload, limits, mode) {
-            Err(error) if is_for_ffmpeg(&error) => match Source::open_ffmpeg(spare, limits)? {
-                Some((source, decoder)) => Self::start(source, decoder, limits, mode),
-                None => Err(error),
-            },
-            opened => opened,
-        }
-    }
-
     fn start(
-        source: Source,
+        source: PacketSource,
         decoder: Decoder,
         limits: &AudioLimits,
         mode: ChannelMode,
@@ -137,21 +109,18 @@ impl AudioStream {
             mixed: Vec::new(),
             resampler: None,
             ready: Vec::new(),
-            window: None,
+            trim: None,
             decoded_samples: 0,
             skipped_packets: 0,
             faults_in_a_row: 0,
-            panics: 0,
             damage: None,
-            spent: Duration::ZERO,
             state: State::Decoding,
         };
-        // Headers are silent or wrong about HE-AAC's rate and channels: the first packet knows.
+        // Headers may be wrong about the rate and the channels: the first packet knows.
         let started = Instant::now();
         while stream.resampler.is_none() && stream.state == State::Decoding && started.elapsed() < CALL_TIME {
             stream.decode_packet()?;
         }
-        stream.spent += started.elapsed();
         Ok(stream)
     }
 
@@ -178,7 +147,7 @@ impl AudioStream {
     /// # Errors
     ///
     /// [`AudioError::TooShort`] and [`AudioError::Corrupt`] at the end, [`AudioError::TooLong`],
-    /// [`AudioError::TooSlow`], [`AudioError::Channels`] and [`AudioError::SampleRate`] (when they change),
+    /// [`AudioError::Channels`] and [`AudioError::SampleRate`] (when they change),
     /// [`AudioError::Io`]. After an error the stream has ended.
     pub fn next_block(&mut self) -> Result<Option<PcmBlock>, AudioError> {
         let result = self.fill_block();
@@ -202,7 +171,6 @@ impl AudioStream {
                 break;
             }
         }
-        self.spent += started.elapsed();
         self.give()
     }
 
@@ -226,13 +194,6 @@ impl AudioStream {
         // The end comes with the last samples: a recording that is too short gives none.
         if self.state == State::Done && total < MIN_SAMPLES {
             return Err(self.too_little(seconds));
-        }
-        let spent = self.spent.as_secs_f64();
-        if spent > FREE_TIME.as_secs_f64() + seconds * self.limits.max_decode_seconds_per_second {
-            return Err(AudioError::TooSlow {
-                seconds: spent,
-                audio_seconds: seconds,
-            });
         }
         self.decoded_samples = total;
         let channels = self.ready.iter_mut().map(std::mem::take).collect();
@@ -262,13 +223,8 @@ impl AudioStream {
         }
     }
 
-    /// Empties the decoder, then the resampler.
+    /// Empties the resampler.
     fn drain(&mut self) -> Result<(), AudioError> {
-        if self.decoder.finish(&mut self.planes)
-            && let Some(rate_hz) = self.resampler.as_ref().map(Resampler::rate_hz)
-        {
-            return self.take_planes(rate_hz, 0, 0);
-        }
         let more = match &mut self.resampler {
             Some(resampler) => resampler
                 .finish(&mut self.ready)
@@ -316,7 +272,7 @@ impl AudioStream {
         match self.source.choose_again(&self.limits)? {
             Some(decoder) => {
                 self.decoder = decoder;
-                self.window = None;
+                self.trim = None;
             }
             None => self.state = State::Draining,
         }
@@ -346,18 +302,8 @@ impl AudioStream {
                 let end = self.frames(end, rate_hz);
                 self.take_planes(rate_hz, start, end)
             }
-            Err(decoder::Fault::Packet(detail)) => {
+            Err(detail) => {
                 self.note_fault(detail);
-                Ok(())
-            }
-            Err(decoder::Fault::Panicked) => {
-                self.note_fault("a packet makes no sense".to_owned());
-                self.panics += 1;
-                // The decoder may be in any state: only a new one can be trusted.
-                match Decoder::new(&self.source.track.params) {
-                    Ok(decoder) if self.panics <= MAX_PANICS => self.decoder = decoder,
-                    _ => self.state = State::Draining,
-                }
                 Ok(())
             }
         }
@@ -369,8 +315,8 @@ impl AudioStream {
             return Ok(());
         }
         let channels = self.planes.len();
-        demux::check_channels(channels, &self.limits)?;
-        demux::check_rate(rate_hz, &self.limits)?;
+        track::check_channels(channels, &self.limits)?;
+        track::check_rate(rate_hz, &self.limits)?;
         self.trim(rate_hz, start, end);
         self.prepare_resampler(rate_hz, channels)?;
         for plane in &mut self.planes {
@@ -397,23 +343,20 @@ impl AudioStream {
         usize::try_from(span.frames(rate_hz)).unwrap_or(usize::MAX)
     }
 
-    /// Drops frames at the start and the end of the packet, and what lies outside the container's window.
+    /// Drops frames at the start and the end of the packet, and what lies outside what the container says is sound.
     fn trim(&mut self, rate_hz: u32, start: usize, end: usize) {
         let frames = self.planes.first().map_or(0, Vec::len);
         let track = &self.source.track;
-        let window = self.window.get_or_insert_with(|| Window {
+        let left = self.trim.get_or_insert_with(|| Trim {
             skip: track.lead.map_or(0, |lead| lead.frames(rate_hz)),
             keep: track.length.map_or(u64::MAX, |length| length.frames(rate_hz)),
         });
-        // A packet's own trim and the window's are two ways to say the same.
-        let start = window.skip.min(frames as u64).max(start.min(frames) as u64) as usize;
-        window.skip -= window.skip.min(start as u64);
+        // A packet's own trim and the container's are two ways to say the same.
+        let start = left.skip.min(frames as u64).max(start.min(frames) as u64) as usize;
+        left.skip -= left.skip.min(start as u64);
         let stop = frames.saturating_sub(end).max(start);
-        let stop = start
-            + usize::try_from(window.keep)
-                .unwrap_or(usize::MAX)
-                .min(stop - start);
-        window.keep -= (stop - start) as u64;
+        let stop = start + usize::try_from(left.keep).unwrap_or(usize::MAX).min(stop - start);
+        left.keep -= (stop - start) as u64;
         for plane in &mut self.planes {
             plane.truncate(stop);
             plane.drain(..start);
@@ -448,15 +391,6 @@ impl AudioStream {
         let resampler = Resampler::new(rate_hz, outputs).map_err(|detail| self.broken_filter(detail))?;
         self.resampler = Some(resampler);
         Ok(())
-    }
-}
-
-/// Whether a recording was refused for its format, and may well be one.
-fn is_for_ffmpeg(error: &AudioError) -> bool {
-    match error {
-        AudioError::UnsupportedContainer { found } => sniff::is_media(found),
-        AudioError::UnsupportedCodec { .. } => true,
-        _ => false,
     }
 }
 

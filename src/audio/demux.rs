@@ -2,47 +2,32 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
 
-use symphonia::core::codecs::CodecParameters;
-use symphonia::core::codecs::audio::well_known::CODEC_ID_OPUS;
-use symphonia::core::codecs::audio::{AudioCodecParameters, CODEC_ID_NULL_AUDIO};
+use symphonia::core::codecs::audio::AudioCodecParameters;
 use symphonia::core::errors::{Error as SymphoniaError, Result as SymphoniaResult};
-use symphonia::core::formats::{FormatOptions, FormatReader, Track};
+use symphonia::core::formats::{FormatOptions, FormatReader};
 use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions, ReadBytes};
 use symphonia::core::packet::Packet;
-use symphonia::core::units::TimeBase;
 use symphonia::default::formats;
 
-use super::amr::{self, AmrReader, Band};
-use super::blocks::{BlockReader, Kind, corrupt};
-use super::decoder::{Decoder, guard};
-use super::ffmpeg::Ffmpeg;
+#[cfg(feature = "amr")]
+use super::amr::{self, AmrReader};
+use super::blocks::{BlockReader, Coding, corrupt};
+use super::decoder::Decoder;
 use super::matroska::MatroskaReader;
 use super::mp4::{self, Edit};
 use super::mpeg::{self, Elementary, ElementaryStream};
 use super::sniff::{Container, Sniffed};
 use super::source::{Meter, Region};
+use super::track::{ChosenTrack, Span, UNKNOWN, check_params, check_tracks, choose_track};
 use super::upload::UploadedAudio;
-use super::{AudioError, AudioLimits, SAMPLE_RATE_HZ, aiff, au, caf, names, riff};
+use super::{AudioError, AudioLimits, aiff, au, caf, names, riff};
 
 /// Bytes a demuxer may read to find its tracks, besides `max_metadata_bytes`: tables, first packets, the last page.
 const OPEN_BYTES: u64 = 16 << 20;
 
 /// Bytes a demuxer may read for one packet, garbage between packets included.
 const STEP_BYTES: u64 = 64 << 20;
-
-/// Most frames a codec may claim for one packet; FLAC's largest block is 65,535.
-const MAX_FRAMES_PER_PACKET: u64 = 1 << 20;
-
-/// Opus counts in ticks of 1/48,000 s whatever it encodes (RFC 7845, section 4).
-const OPUS_CLOCK_HZ: u32 = 48_000;
-
-/// What a codec is called that has no name here.
-const UNKNOWN: &str = "unknown";
-
-/// What a recording is called that ffmpeg reads for us.
-const FFMPEG: &str = "ffmpeg";
 
 /// Why a demuxer gave nothing.
 pub(super) enum Fault {
@@ -56,80 +41,8 @@ pub(super) enum Fault {
     Fatal(AudioError),
 }
 
-/// Some ticks of a clock.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
-    pub(super) ticks: u64,
-    pub(super) numer: u32,
-    pub(super) denom: u32,
-}
-
-impl Span {
-    fn per_second(ticks: u64, hz: u32) -> Self {
-        Self {
-            ticks,
-            numer: 1,
-            denom: hz,
-        }
-    }
-
-    /// As a number of frames at `rate_hz`.
-    pub(super) fn frames(self, rate_hz: u32) -> u64 {
-        let frames = u128::from(self.ticks) * u128::from(self.numer) * u128::from(rate_hz);
-        u64::try_from(frames / u128::from(self.denom.max(1))).unwrap_or(u64::MAX)
-    }
-}
-
-impl Edit {
-    /// What stands before the sound.
-    fn lead(&self) -> Span {
-        Span::per_second(self.start, self.timescale)
-    }
-
-    fn length(&self) -> Option<Span> {
-        Some(Span::per_second(self.duration?, self.timescale))
-    }
-}
-
-/// The chosen track.
-#[derive(Debug, Clone)]
-pub(super) struct ChosenTrack {
-    pub(super) id: u32,
-    pub(super) params: AudioCodecParameters,
-    pub(super) time_base: Option<TimeBase>,
-    pub(super) duration: Option<Duration>,
-    /// What stands before the sound in the track's first packets.
-    pub(super) lead: Option<Span>,
-    /// How long the sound is, where packets hold more.
-    pub(super) length: Option<Span>,
-}
-
-impl ChosenTrack {
-    /// The only track; all of its packets are sound, and nobody says how many there are.
-    fn whole(params: AudioCodecParameters) -> Self {
-        Self {
-            id: 0,
-            params,
-            time_base: None,
-            duration: None,
-            lead: None,
-            length: None,
-        }
-    }
-
-    /// `frames` of sound that is read in blocks.
-    fn of_blocks(params: AudioCodecParameters, frames: u64) -> Self {
-        let rate_hz = params.sample_rate.unwrap_or(1);
-        Self {
-            time_base: TimeBase::try_from_recip(rate_hz),
-            duration: Duration::try_from_secs_f64(frames as f64 / f64::from(rate_hz)).ok(),
-            ..Self::whole(params)
-        }
-    }
-}
-
 /// Gives the packets of one track.
-pub(super) struct Source {
+pub(super) struct PacketSource {
     demuxer: Demuxer,
     pub(super) container: &'static str,
     pub(super) track: ChosenTrack,
@@ -139,14 +52,12 @@ pub(super) struct Source {
 enum Demuxer {
     Format(Box<dyn FormatReader>),
     Blocks(BlockReader),
+    #[cfg(feature = "amr")]
     Amr(AmrReader),
     Matroska(MatroskaReader),
-    Ffmpeg(Ffmpeg),
-    /// Panicked.
-    Dead,
 }
 
-impl Source {
+impl PacketSource {
     fn new(demuxer: Demuxer, container: &'static str, track: ChosenTrack, meter: &Arc<Meter>) -> Self {
         Self {
             demuxer,
@@ -160,7 +71,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// All but [`AudioError::TooShort`], [`AudioError::TooLong`] and [`AudioError::TooSlow`].
+    /// All but [`AudioError::TooShort`] and [`AudioError::TooLong`].
     pub(super) fn open(
         upload: UploadedAudio,
         sniffed: Sniffed,
@@ -170,65 +81,32 @@ impl Source {
         meter.allow(OPEN_BYTES + limits.max_metadata_bytes as u64);
         let len = upload.len().saturating_sub(sniffed.offset);
         let region = Region::new(upload, sniffed.offset, len, Arc::clone(&meter));
-        let opened = guard(|| open(region, len, sniffed.container, limits, &meter));
+        let opened = open(region, len, sniffed.container, limits, &meter);
         // Asked for first: an exhausted meter or a failing disk shows as all kinds of errors.
         if let Some(error) = meter.take_failure() {
             return Err(AudioError::Io(error));
         }
         match opened {
-            Some(Ok(opened)) => Ok(opened),
-            _ if meter.is_exhausted() => Err(AudioError::Metadata {
+            Err(_) if meter.is_exhausted() => Err(AudioError::Metadata {
                 limit_bytes: limits.max_metadata_bytes,
             }),
-            Some(Err(error)) => Err(error),
-            None => Err(corrupt(sniffed.name(), "its header makes no sense")),
+            opened => opened,
         }
-    }
-
-    /// Lets ffmpeg decode `upload`, which `container` calls what nothing here reads. `None` when it cannot either.
-    ///
-    /// # Errors
-    ///
-    /// [`AudioError::Io`], [`AudioError::Channels`], [`AudioError::SampleRate`].
-    pub(super) fn open_ffmpeg(
-        upload: UploadedAudio,
-        limits: &AudioLimits,
-    ) -> Result<Option<(Self, Decoder)>, AudioError> {
-        let Some((child, params)) = Ffmpeg::start(upload, limits.max_duration)? else {
-            return Ok(None);
-        };
-        check_params(&params, FFMPEG, limits)?;
-        let Ok(decoder) = Decoder::new(&params) else {
-            return Ok(None);
-        };
-        let source = Self::new(
-            Demuxer::Ffmpeg(child),
-            FFMPEG,
-            ChosenTrack::whole(params),
-            &Arc::default(),
-        );
-        Ok(Some((source, decoder)))
     }
 
     /// The next packet of any track; `None` at the end.
     pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, Fault> {
         self.meter.allow(STEP_BYTES);
-        let demuxer = &mut self.demuxer;
-        let next = guard(|| match demuxer {
+        let next = match &mut self.demuxer {
             Demuxer::Format(reader) => reader.next_packet(),
             Demuxer::Blocks(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
+            #[cfg(feature = "amr")]
             Demuxer::Amr(reader) => reader.next_packet().map_err(SymphoniaError::IoError),
             Demuxer::Matroska(reader) => reader.next_packet(),
-            Demuxer::Ffmpeg(child) => child.next_packet().map_err(SymphoniaError::IoError),
-            Demuxer::Dead => Ok(None),
-        });
+        };
         if let Some(error) = self.meter.take_failure() {
             return Err(Fault::Fatal(AudioError::Io(error)));
         }
-        let Some(next) = next else {
-            self.demuxer = Demuxer::Dead;
-            return Err(Fault::End("a packet makes no sense".to_owned()));
-        };
         if self.meter.is_exhausted() {
             return Err(Fault::End("a packet of absurd size".to_owned()));
         }
@@ -261,7 +139,7 @@ fn open(
     container: Container,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let name = container.name();
     let layout = match container {
         Container::Wav => riff::read_wav(&mut region, len)?,
@@ -276,13 +154,22 @@ fn open(
             return open_elementary(region, container, limits, meter);
         }
         Container::Matroska => return open_matroska(region, len, name, limits, meter),
-        Container::AmrNarrow => return open_amr(region, Band::Narrow, name, meter),
-        Container::AmrWide => return open_amr(region, Band::Wide, name, meter),
+        #[cfg(feature = "amr")]
+        Container::AmrNarrow => return open_amr(region, amr::Band::Narrow, name, meter),
+        #[cfg(feature = "amr")]
+        Container::AmrWide => return open_amr(region, amr::Band::Wide, name, meter),
+        #[cfg(not(feature = "amr"))]
+        Container::AmrNarrow | Container::AmrWide => {
+            return Err(AudioError::UnsupportedCodec {
+                container: name.to_owned(),
+                codec: "amr (this server was built without it)".to_owned(),
+            });
+        }
         _ => return open_format(region, len, container, name, limits, meter),
     };
-    let blocks = match &layout.kind {
-        Kind::Blocks(blocks) => blocks,
-        Kind::Mpeg => {
+    let blocks = match &layout.coding {
+        Coding::Blocks(blocks) => blocks,
+        Coding::Mpeg => {
             let region = region.narrow(layout.start, layout.bytes);
             return open_format(region, layout.bytes, Container::Mpeg, name, limits, meter);
         }
@@ -297,7 +184,7 @@ fn open(
         ..ChosenTrack::of_blocks(params, reader.frames())
     };
     let demuxer = Demuxer::Blocks(reader);
-    Ok((Source::new(demuxer, name, track, meter), decoder))
+    Ok((PacketSource::new(demuxer, name, track, meter), decoder))
 }
 
 /// The decoder of the only track there is.
@@ -308,17 +195,18 @@ fn decoder_for(params: &AudioCodecParameters, container: &str) -> Result<Decoder
     })
 }
 
+#[cfg(feature = "amr")]
 fn open_amr(
     region: Region,
-    band: Band,
+    band: amr::Band,
     name: &'static str,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let params = amr::parameters(band);
     let decoder = decoder_for(&params, name)?;
     let demuxer = Demuxer::Amr(AmrReader::new(region, band)?);
     let track = ChosenTrack::whole(params);
-    Ok((Source::new(demuxer, name, track, meter), decoder))
+    Ok((PacketSource::new(demuxer, name, track, meter), decoder))
 }
 
 fn open_matroska(
@@ -327,7 +215,7 @@ fn open_matroska(
     name: &'static str,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let mut reader = MatroskaReader::open(region, len, name, limits.max_tracks)?;
     let chosen = choose_track(&reader.tracks(), &reader.edits(), name, limits);
     let (track, decoder) = chosen.map_err(|error| match (error, reader.codec_name()) {
@@ -341,7 +229,7 @@ fn open_matroska(
     })?;
     reader.choose(track.id);
     let demuxer = Demuxer::Matroska(reader);
-    Ok((Source::new(demuxer, name, track, meter), decoder))
+    Ok((PacketSource::new(demuxer, name, track, meter), decoder))
 }
 
 /// Opens one of Symphonia's readers; `name` is what the outermost container is called.
@@ -352,7 +240,7 @@ fn open_format(
     name: &'static str,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     if container == Container::Mp4 {
         return open_mp4(region, len, name, limits, meter);
     }
@@ -366,7 +254,7 @@ fn open_mp4(
     name: &'static str,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let end = mp4::declared_end(&mut region, len);
     region.declare_end(end);
     let movie = mp4::read_movie(&mut region, len);
@@ -386,9 +274,9 @@ fn open_mp4(
         length: edit.and_then(Edit::length),
         ..ChosenTrack::of_blocks(sound.params, bytes / sound.frame_bytes)
     };
-    let reader = BlockReader::of_stretches(region, sound.chunks, track.id, sound.frame_bytes);
+    let reader = BlockReader::of_extents(region, sound.chunks, track.id, sound.frame_bytes);
     let demuxer = Demuxer::Blocks(reader);
-    Ok((Source::new(demuxer, name, track, meter), decoder))
+    Ok((PacketSource::new(demuxer, name, track, meter), decoder))
 }
 
 /// The sound of an MPEG stream, as the file it would be by itself.
@@ -397,7 +285,7 @@ fn open_elementary(
     container: Container,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let name = container.name();
     let mut stream = if container == Container::MpegProgram {
         ElementaryStream::program(region)
@@ -421,11 +309,11 @@ fn open_source(
     name: &'static str,
     limits: &AudioLimits,
     meter: &Arc<Meter>,
-) -> Result<(Source, Decoder), AudioError> {
+) -> Result<(PacketSource, Decoder), AudioError> {
     let reader = make_reader(source, container).map_err(|error| corrupt(name, &error.to_string()))?;
     let (track, decoder) = choose_track(reader.tracks(), edits, name, limits)?;
     let demuxer = Demuxer::Format(reader);
-    Ok((Source::new(demuxer, name, track, meter), decoder))
+    Ok((PacketSource::new(demuxer, name, track, meter), decoder))
 }
 
 fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaResult<Box<dyn FormatReader>> {
@@ -452,126 +340,4 @@ fn make_reader(source: Box<dyn MediaSource>, container: Container) -> SymphoniaR
         | Container::AmrNarrow
         | Container::AmrWide => return Err(SymphoniaError::Unsupported("read by hand")),
     })
-}
-
-/// The first audio track that can be decoded; else says what the first audio track is.
-fn choose_track(
-    tracks: &[Track],
-    edits: &[Edit],
-    container: &str,
-    limits: &AudioLimits,
-) -> Result<(ChosenTrack, Decoder), AudioError> {
-    check_tracks(tracks.len(), limits)?;
-    let mut refused = None;
-    for track in tracks {
-        let Some(CodecParameters::Audio(params)) = &track.codec_params else {
-            continue;
-        };
-        if params.codec == CODEC_ID_NULL_AUDIO {
-            refused.get_or_insert_with(|| UNKNOWN.to_owned());
-            continue;
-        }
-        check_params(params, container, limits)?;
-        let mut params = params.clone();
-        let pre_skip = (params.codec == CODEC_ID_OPUS).then(|| prepare_opus(&mut params));
-        let Ok(decoder) = Decoder::new(&params) else {
-            refused.get_or_insert_with(|| names::codec(params.codec));
-            continue;
-        };
-        let duration = track
-            .time_base
-            .zip(track.duration)
-            .and_then(|(base, ticks)| base.calc_duration(ticks))
-            .and_then(|time| Duration::try_from_secs_f64(time.as_secs_f64()).ok())
-            .filter(|duration| !duration.is_zero());
-        let edit = edits.iter().find(|edit| edit.track_id == track.id);
-        let chosen = ChosenTrack {
-            id: track.id,
-            params,
-            time_base: track.time_base,
-            duration,
-            lead: edit.map(Edit::lead).or(pre_skip),
-            length: edit.and_then(Edit::length),
-        };
-        return Ok((chosen, decoder));
-    }
-    let container = container.to_owned();
-    match refused {
-        Some(codec) => Err(AudioError::UnsupportedCodec { container, codec }),
-        // A track without a type is of a codec Symphonia does not know, sound or not.
-        None if tracks.iter().any(|track| track.track_type().is_none()) => {
-            Err(AudioError::UnsupportedCodec {
-                container,
-                codec: UNKNOWN.to_owned(),
-            })
-        }
-        None => Err(AudioError::NoAudioTrack { container }),
-    }
-}
-
-/// Lets libopus decode straight to [`SAMPLE_RATE_HZ`], which it does well and faster; returns what stands before
-/// the sound, which is trimmed here and not in the decoder (RFC 7845, section 5.1: bytes 10 and 11).
-fn prepare_opus(params: &mut AudioCodecParameters) -> Span {
-    params.sample_rate = Some(SAMPLE_RATE_HZ);
-    let pre_skip = params
-        .extra_data
-        .as_mut()
-        .and_then(|head| head.get_mut(10..12))
-        .map_or(0, |bytes| {
-            let pre_skip = u16::from_le_bytes([bytes[0], bytes[1]]);
-            bytes.fill(0);
-            pre_skip
-        });
-    Span::per_second(u64::from(pre_skip), OPUS_CLOCK_HZ)
-}
-
-/// Refuses what is beyond the limits before a decoder allocates for it.
-fn check_params(
-    params: &AudioCodecParameters,
-    container: &str,
-    limits: &AudioLimits,
-) -> Result<(), AudioError> {
-    if let Some(channels) = &params.channels {
-        check_channels(channels.count(), limits)?;
-    }
-    if let Some(rate) = params.sample_rate {
-        check_rate(rate, limits)?;
-    }
-    if params.max_frames_per_packet.max(params.frames_per_block) > Some(MAX_FRAMES_PER_PACKET) {
-        return Err(AudioError::Corrupt {
-            container: container.to_owned(),
-            detail: "its packets claim absurd lengths".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn check_tracks(count: usize, limits: &AudioLimits) -> Result<(), AudioError> {
-    if count > limits.max_tracks {
-        return Err(AudioError::Tracks {
-            found: count,
-            limit: limits.max_tracks,
-        });
-    }
-    Ok(())
-}
-
-pub(super) fn check_channels(count: usize, limits: &AudioLimits) -> Result<(), AudioError> {
-    if count == 0 || count > usize::from(limits.max_channels) {
-        return Err(AudioError::Channels {
-            found: count as u64,
-            limit: limits.max_channels,
-        });
-    }
-    Ok(())
-}
-
-pub(super) fn check_rate(rate_hz: u32, limits: &AudioLimits) -> Result<(), AudioError> {
-    if rate_hz == 0 || rate_hz > limits.max_sample_rate_hz {
-        return Err(AudioError::SampleRate {
-            found: u64::from(rate_hz),
-            limit: limits.max_sample_rate_hz,
-        });
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use super::source::Region;
 const MAX_HEADER_BYTES: usize = 4 + 8;
 
 /// Bytes read at once.
-const WINDOW_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Where an element is and what it says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,8 @@ pub(super) struct Element {
 pub(super) struct EbmlFile {
     region: Region,
     len: u64,
-    /// A stretch of the file, and where it starts.
-    window: Vec<u8>,
+    /// A piece of the file, and where it starts.
+    buffer: Vec<u8>,
     start: u64,
 }
 
@@ -36,7 +36,7 @@ impl EbmlFile {
         Self {
             region,
             len,
-            window: Vec::new(),
+            buffer: Vec::new(),
             start: 0,
         }
     }
@@ -45,33 +45,33 @@ impl EbmlFile {
         self.len
     }
 
-    /// What the window holds from `at` on.
+    /// What the buffer holds from `at` on.
     fn held(&self, at: u64) -> &[u8] {
         at.checked_sub(self.start)
-            .and_then(|skip| self.window.get(usize::try_from(skip).ok()?..))
+            .and_then(|skip| self.buffer.get(usize::try_from(skip).ok()?..))
             .unwrap_or_default()
     }
 
-    /// At least `count` bytes from `at` on, at most [`WINDOW_BYTES`]; fewer at the end of the file.
+    /// At least `count` bytes from `at` on, at most [`BUFFER_BYTES`]; fewer at the end of the file.
     pub(super) fn peek(&mut self, at: u64, count: usize) -> io::Result<&[u8]> {
         let count = self.len.saturating_sub(at).min(count as u64) as usize;
         if self.held(at).len() < count {
-            self.window.resize(WINDOW_BYTES, 0);
-            let read = read_at(&mut self.region, at, &mut self.window);
-            self.window.truncate(*read.as_ref().unwrap_or(&0));
+            self.buffer.resize(BUFFER_BYTES, 0);
+            let read = read_at(&mut self.region, at, &mut self.buffer);
+            self.buffer.truncate(*read.as_ref().unwrap_or(&0));
             self.start = at;
             read?;
         }
         Ok(self.held(at))
     }
 
-    /// As much of the window's size as there is from `at` on.
-    pub(super) fn peek_window(&mut self, at: u64) -> io::Result<&[u8]> {
+    /// As much of the buffer's size as there is from `at` on.
+    pub(super) fn peek_buffer(&mut self, at: u64) -> io::Result<&[u8]> {
         self.peek(at, 1)
     }
 
-    /// Some bytes from `at` on without moving the window, for looks that go back and forth.
-    pub(super) fn glance<const N: usize>(&mut self, at: u64) -> io::Result<([u8; N], usize)> {
+    /// Some bytes from `at` on without moving the buffer, for looks that go back and forth.
+    pub(super) fn peek_apart<const N: usize>(&mut self, at: u64) -> io::Result<([u8; N], usize)> {
         let mut bytes = [0; N];
         let held = self.held(at);
         if held.len() >= N {
@@ -85,7 +85,7 @@ impl EbmlFile {
     /// All bytes from `start` to `end`, which must lie within the file.
     pub(super) fn read(&mut self, start: u64, end: u64) -> io::Result<Vec<u8>> {
         let count = end.min(self.len).saturating_sub(start) as usize;
-        if count <= WINDOW_BYTES {
+        if count <= BUFFER_BYTES {
             let held = self.peek(start, count)?;
             return Ok(held[..count.min(held.len())].to_vec());
         }
@@ -101,9 +101,9 @@ impl EbmlFile {
         Ok(parse(head, at))
     }
 
-    /// As [`element`](Self::element), by a [`glance`](Self::glance).
-    pub(super) fn element_at_a_glance(&mut self, at: u64) -> io::Result<Option<Element>> {
-        let (bytes, count) = self.glance::<MAX_HEADER_BYTES>(at)?;
+    /// As [`element`](Self::element), by a [`peek_apart`](Self::peek_apart).
+    pub(super) fn peek_element(&mut self, at: u64) -> io::Result<Option<Element>> {
+        let (bytes, count) = self.peek_apart::<MAX_HEADER_BYTES>(at)?;
         Ok(parse(&bytes[..count], at))
     }
 }

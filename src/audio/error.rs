@@ -1,7 +1,11 @@
 //! Why a recording cannot be decoded.
 
-/// Why a recording cannot be decoded. Every variant but the last two is the sender's to mend.
-#[derive(Debug, thiserror::Error)]
+use std::io;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Why a recording cannot be decoded. Every variant but the last three is the sender's to mend.
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum AudioError {
     /// Not one byte.
     #[error("the file is empty")]
@@ -79,13 +83,11 @@ pub enum AudioError {
         /// The limit.
         limit_bytes: usize,
     },
-    /// Decoding takes far longer than the audio is worth.
-    #[error("the recording takes too long to decode ({seconds:.0} s for {audio_seconds:.0} s of audio)")]
-    TooSlow {
-        /// Wall time spent.
-        seconds: f64,
-        /// Audio gained.
-        audio_seconds: f64,
+    /// It ended the process that decoded it, or took more than that may take.
+    #[error("the recording cannot be decoded: {detail}")]
+    Decoder {
+        /// What it did.
+        detail: String,
     },
     /// More than the largest accepted upload.
     #[error("the upload is larger than {limit_bytes} bytes")]
@@ -95,10 +97,32 @@ pub enum AudioError {
         /// Bytes seen so far.
         seen_bytes: u64,
     },
+    /// The disk that keeps uploads has no room.
+    #[error("no room to keep the upload")]
+    StorageFull,
     /// The request ended while its recording was decoded.
     #[error("cancelled")]
     Cancelled,
     /// The spool's disk.
     #[error("cannot keep the upload: {0}")]
-    Io(#[from] std::io::Error),
+    Io(
+        #[from]
+        #[serde(serialize_with = "write_io", deserialize_with = "read_io")]
+        io::Error,
+    ),
+    /// A fault of this program, or of the machine.
+    #[error("the recording could not be decoded here: {detail}")]
+    Internal {
+        /// For the log.
+        detail: String,
+    },
+}
+
+/// Only the words travel.
+fn write_io<S: Serializer>(error: &io::Error, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(error)
+}
+
+fn read_io<'de, D: Deserializer<'de>>(deserializer: D) -> Result<io::Error, D::Error> {
+    String::deserialize(deserializer).map(io::Error::other)
 }

@@ -1,186 +1,160 @@
-//! The last resort, off unless the operator allows it: an installed `ffmpeg` decodes what nothing here can.
+//! An installed `ffmpeg`, off unless the operator allows it, for formats that nothing here reads.
 //!
-//! It runs as a child that reads the upload on its standard input and may open nothing else, and is killed when
-//! the stream is dropped.
+//! It runs as a child of the server under the limits of a decoder child, reads the recording on its standard input,
+//! may open nothing for writing, and writes samples at 16 kHz as a Sun AU stream.
 
 use std::io::{self, Read};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use symphonia::core::audio::Channels;
-use symphonia::core::codecs::audio::AudioCodecParameters;
-use symphonia::core::codecs::audio::well_known::CODEC_ID_PCM_F32BE;
-use symphonia::core::packet::Packet;
-use symphonia::core::units::{Duration as Ticks, Timestamp};
+use super::pipe::ChildOutput;
+use super::{AudioError, AudioInfo, AudioLimits, ChannelMode, PcmBlock, SAMPLE_RATE_HZ, downmix, track};
+use crate::process::Ending;
 
-use super::upload::UploadedAudio;
+/// Address space of ffmpeg and its libraries before it has read a byte: some hundred MiB in Debian's packages.
+pub(super) const OWN_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Pieces of output that wait for us before ffmpeg has to.
-const PIECES_AHEAD: usize = 4;
+/// File descriptors: its libraries are opened one after the other.
+pub(super) const OPEN_FILES: u64 = 32;
 
-/// Bytes of a piece.
-const PIECE_BYTES: usize = 64 << 10;
+/// Exit code when there is no ffmpeg, as shells have it.
+pub(super) const EXIT_NOT_STARTED: u8 = 127;
 
-/// How long ffmpeg may take to say what it found.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Frames of a block: two seconds.
+const BLOCK_FRAMES: usize = 2 * SAMPLE_RATE_HZ as usize;
 
-/// Longest wait for one packet; the caller looks at its own limits in between.
-const WAIT: Duration = Duration::from_millis(500);
+/// Longest AU header accepted, in bytes; ffmpeg writes 24 to 32.
+const MAX_HEADER_BYTES: u32 = 4 << 10;
 
-/// Track number of packets that only say that there is nothing yet.
-pub(super) const NOTHING_YET: u32 = u32::MAX;
+/// What ffmpeg is called with.
+pub(super) fn arguments(longest: Duration) -> Vec<String> {
+    let longest = (longest.as_secs() + 1).to_string();
+    let rate = SAMPLE_RATE_HZ.to_string();
+    [
+        &["-nostdin", "-hide_banner", "-loglevel", "fatal", "-threads", "1"][..],
+        // Playlists and the like must not make it open files or addresses.
+        &["-protocol_whitelist", "pipe", "-i", "pipe:0"],
+        &["-map", "0:a:0", "-map_metadata", "-1", "-t", &longest],
+        &["-ar", &rate, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"],
+    ]
+    .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .collect()
+}
 
-/// A running ffmpeg.
+/// Why there is nothing.
+pub(super) enum Refused {
+    Recording(AudioError),
+    Pipe(io::Error),
+}
+
+/// What ffmpeg writes, as blocks.
 #[derive(Debug)]
-pub(super) struct Ffmpeg {
-    child: Child,
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    /// Output that is not yet a whole frame.
-    rest: Vec<u8>,
-    frame_bytes: usize,
-    frames: u64,
+pub(super) struct FfmpegOutput {
+    pipe: ChildOutput,
+    mode: ChannelMode,
+    channels: usize,
+    /// Whether the header was read.
+    opened: bool,
+    /// What is said when ffmpeg finds no sound either.
+    refusal: Option<AudioError>,
 }
 
-impl Ffmpeg {
-    /// Starts ffmpeg on `upload`; `None` when there is none or it finds no sound.
-    pub(super) fn start(
-        upload: UploadedAudio,
-        longest: Duration,
-    ) -> io::Result<Option<(Self, AudioCodecParameters)>> {
-        let input = upload.into_file()?;
-        let started = Command::new("ffmpeg")
-            .args(["-nostdin", "-hide_banner", "-loglevel", "quiet", "-threads", "1"])
-            // Playlists and the like must not make it open files or addresses.
-            .args(["-protocol_whitelist", "pipe", "-i", "pipe:0"])
-            .args(["-map", "0:a:0", "-map_metadata", "-1", "-t"])
-            .arg((longest.as_secs() + 1).to_string())
-            .args(["-c:a", "pcm_f32be", "-f", "au", "pipe:1"])
-            .stdin(Stdio::from(input))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child = match started {
-            Ok(child) => child,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some(mut output) = child.stdout.take() else {
-            return Ok(None);
-        };
-        let (sender, pieces) = sync_channel(PIECES_AHEAD);
-        // A thread of its own: a pipe cannot be read with a time limit.
-        let reader = std::thread::Builder::new()
-            .name("ffmpeg-output".to_owned())
-            .spawn(move || {
-                loop {
-                    let mut piece = vec![0; PIECE_BYTES];
-                    let read = output.read(&mut piece).map(|count| {
-                        piece.truncate(count);
-                        piece
-                    });
-                    let last = read.as_ref().map_or(true, Vec::is_empty);
-                    if sender.send(read).is_err() || last {
-                        return;
-                    }
-                }
-            });
-        let mut ffmpeg = Self {
-            child,
-            pieces,
-            rest: Vec::new(),
-            frame_bytes: 1,
-            frames: 0,
-        };
-        reader?;
-        Ok(ffmpeg.read_header()?.map(|params| (ffmpeg, params)))
-    }
-
-    /// The header of the AU stream it writes.
-    fn read_header(&mut self) -> io::Result<Option<AudioCodecParameters>> {
-        let deadline = Instant::now() + PATIENCE;
-        let number = |rest: &[u8], index: usize| {
-            rest.get(index * 4..index * 4 + 4)
-                .map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        };
-        loop {
-            if let (Some(start), Some(rate_hz), Some(channels)) = (
-                number(&self.rest, 1),
-                number(&self.rest, 4),
-                number(&self.rest, 5),
-            ) && self.rest.len() >= start as usize
-            {
-                let Ok(channels) = u16::try_from(channels) else {
-                    return Ok(None);
-                };
-                if channels == 0 || rate_hz == 0 || !self.rest.starts_with(b".snd") {
-                    return Ok(None);
-                }
-                self.rest.drain(..start as usize);
-                self.frame_bytes = 4 * usize::from(channels);
-                let mut params = AudioCodecParameters::new();
-                params
-                    .for_codec(CODEC_ID_PCM_F32BE)
-                    .with_sample_rate(rate_hz)
-                    .with_channels(Channels::Discrete(channels));
-                return Ok(Some(params));
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.pieces.recv_timeout(left) {
-                Ok(piece) => {
-                    let piece = piece?;
-                    if piece.is_empty() {
-                        return Ok(None);
-                    }
-                    self.rest.extend(piece);
-                }
-                Err(_) => return Ok(None),
-            }
+impl FfmpegOutput {
+    pub(super) fn new(pipe: ChildOutput, mode: ChannelMode, refusal: AudioError) -> Self {
+        Self {
+            pipe,
+            mode,
+            channels: 0,
+            opened: false,
+            refusal: Some(refusal),
         }
     }
 
-    /// The next samples; `None` at the end.
-    pub(super) fn next_packet(&mut self) -> io::Result<Option<Packet>> {
-        let whole = |rest: &[u8], frame_bytes: usize| rest.len() - rest.len() % frame_bytes;
-        if whole(&self.rest, self.frame_bytes) == 0 {
-            match self.pieces.recv_timeout(WAIT) {
-                Ok(piece) => {
-                    let piece = piece?;
-                    if piece.is_empty() {
-                        return Ok(None);
-                    }
-                    self.rest.extend(piece);
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let empty: Box<[u8]> = Box::default();
-                    return Ok(Some(Packet::new(
-                        NOTHING_YET,
-                        Timestamp::new(0),
-                        Ticks::ZERO,
-                        empty,
-                    )));
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+    /// Whether the header was read.
+    pub(super) fn is_opened(&self) -> bool {
+        self.opened
+    }
+
+    /// Another ffmpeg begins with the same recording.
+    pub(super) fn restart(&mut self, pipe: ChildOutput) {
+        self.pipe = pipe;
+        self.opened = false;
+    }
+
+    /// Why an ffmpeg that ended with `ending` gave no more.
+    pub(super) fn failure(&mut self, ending: Ending) -> AudioError {
+        match self.refusal.take() {
+            Some(refusal) if !self.opened => refusal,
+            _ => AudioError::Corrupt {
+                container: "ffmpeg".to_owned(),
+                detail: format!("ffmpeg gave up with {ending}"),
+            },
+        }
+    }
+
+    /// Reads the header.
+    pub(super) fn open(&mut self, limits: &AudioLimits) -> Result<AudioInfo, Refused> {
+        let channels = self.read_header().map_err(Refused::Pipe)?;
+        track::check_channels(channels as usize, limits).map_err(Refused::Recording)?;
+        self.channels = channels as usize;
+        self.opened = true;
+        Ok(AudioInfo {
+            container: "ffmpeg".to_owned(),
+            codec: "pcm_f32be".to_owned(),
+            sample_rate_hz: SAMPLE_RATE_HZ,
+            channels: channels as u16,
+            declared_duration: None,
+        })
+    }
+
+    /// Magic, start of the samples, their bytes, encoding, rate, channels (audio/basic of Sun; all big-endian).
+    fn read_header(&mut self) -> io::Result<u32> {
+        let mut header = [0; 24];
+        self.pipe.read_exact(&mut header)?;
+        let number =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (start, rate_hz, channels) = (number(4), number(16), number(20));
+        let makes_sense = header.starts_with(b".snd")
+            && (24..=MAX_HEADER_BYTES).contains(&start)
+            && rate_hz == SAMPLE_RATE_HZ
+            && (1..=u32::from(u16::MAX)).contains(&channels);
+        if !makes_sense {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.pipe.read_exact(&mut vec![0; start as usize - 24])?;
+        Ok(channels)
+    }
+
+    /// The next samples. The end is an error of the kind `UnexpectedEof`: only ffmpeg's exit code tells the end of the
+    /// recording from the end of ffmpeg.
+    pub(super) fn next_block(&mut self) -> io::Result<PcmBlock> {
+        let channels = self.channels;
+        let mut bytes = Vec::new();
+        let wanted = (4 * channels * (BLOCK_FRAMES / channels).max(1)) as u64;
+        (&mut self.pipe).take(wanted).read_to_end(&mut bytes)?;
+        let frame_bytes = 4 * channels;
+        if bytes.len() < frame_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut planes = vec![Vec::with_capacity(bytes.len() / frame_bytes); channels];
+        for frame in bytes.chunks_exact(frame_bytes) {
+            for (plane, sample) in planes.iter_mut().zip(frame.as_chunks::<4>().0) {
+                plane.push(f32::from_be_bytes(*sample));
             }
         }
-        let bytes = whole(&self.rest, self.frame_bytes);
-        let data: Vec<u8> = self.rest.drain(..bytes).collect();
-        let frames = (bytes / self.frame_bytes) as u64;
-        let start = i64::try_from(self.frames).unwrap_or(i64::MAX);
-        self.frames += frames;
-        Ok(Some(Packet::new(
-            0,
-            Timestamp::new(start),
-            Ticks::new(frames),
-            data,
-        )))
-    }
-}
-
-impl Drop for Ffmpeg {
-    fn drop(&mut self) {
-        // Fails only for a child that has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for plane in &mut planes {
+            downmix::sanitize(plane);
+        }
+        let outputs = match self.mode {
+            ChannelMode::Mixed => 1,
+            ChannelMode::Separate => channels,
+        };
+        let mut mixed = vec![Vec::new(); outputs];
+        downmix::mix(&planes, self.mode, &mut mixed);
+        for sample in mixed.iter_mut().flatten() {
+            *sample = sample.clamp(-1.0, 1.0);
+        }
+        Ok(PcmBlock { channels: mixed })
     }
 }

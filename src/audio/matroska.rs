@@ -17,7 +17,8 @@ use symphonia::core::units::{Duration, TimeBase, Timestamp};
 
 use super::AudioError;
 use super::blocks::{corrupt, pcm_frame_bytes};
-use super::ebml::{EbmlFile, Element, children, float, number, signed, unsigned};
+use super::ebml::{EbmlFile, Element, children, float, signed, unsigned};
+use super::lacing::{block_head, laces};
 use super::matroska_tracks::TrackEntry;
 use super::mp4::Edit;
 use super::source::Region;
@@ -123,7 +124,7 @@ pub(super) struct MatroskaReader {
     /// Where the group ends whose block was read last: until there its padding may still be named.
     group_end: u64,
     /// Whether `at` is where reading failed.
-    lost: bool,
+    out_of_sync: bool,
 }
 
 impl MatroskaReader {
@@ -148,7 +149,7 @@ impl MatroskaReader {
             chosen: 0,
             ready: VecDeque::new(),
             group_end: 0,
-            lost: false,
+            out_of_sync: false,
         };
         let mut first_cluster = None;
         loop {
@@ -173,7 +174,7 @@ impl MatroskaReader {
             return Err(corrupt(container, "it describes no tracks"));
         }
         reader.at = first_cluster.unwrap_or(reader.at);
-        reader.lost = false;
+        reader.out_of_sync = false;
         reader.ready.clear();
         Ok(reader)
     }
@@ -229,7 +230,7 @@ impl MatroskaReader {
     /// A decode error where something was left out, after which the next packet may be good; an input error.
     pub(super) fn next_packet(&mut self) -> SymphoniaResult<Option<Packet>> {
         loop {
-            if (self.at >= self.group_end || self.lost)
+            if (self.at >= self.group_end || self.out_of_sync)
                 && let Some(packet) = self.ready.pop_front()
             {
                 return Ok(Some(packet));
@@ -243,8 +244,8 @@ impl MatroskaReader {
 
     /// Takes one element, descending into those that hold others; false at the end of the file.
     fn step(&mut self) -> SymphoniaResult<bool> {
-        if self.lost {
-            return self.find_way();
+        if self.out_of_sync {
+            return self.resync();
         }
         if self.at >= self.file.len() {
             return Ok(false);
@@ -258,13 +259,13 @@ impl MatroskaReader {
                 self.at = element.content;
                 return Ok(true);
             }
-            (_, None) => return self.lose_way(),
-            (_, Some(end)) if end > self.file.len() => return self.lose_way(),
+            (_, None) => return self.lose_sync(),
+            (_, Some(end)) if end > self.file.len() => return self.lose_sync(),
             (id::SIMPLE_BLOCK | id::BLOCK, Some(_)) if !self.is_block(element.content)? => {
-                return self.lose_way();
+                return self.lose_sync();
             }
-            (_, Some(end)) if end - element.content > MAX_UNCHECKED_BYTES && !self.is_way(end)? => {
-                return self.lose_way();
+            (_, Some(end)) if end - element.content > MAX_UNCHECKED_BYTES && !self.is_in_sync(end)? => {
+                return self.lose_sync();
             }
             (id::BLOCK_GROUP, Some(end)) => {
                 self.group_end = end;
@@ -281,11 +282,11 @@ impl MatroskaReader {
     /// An element that Matroska does not know is skipped if those that it knows follow.
     fn take_unknown(&mut self, element: Option<Element>) -> SymphoniaResult<bool> {
         match element.and_then(|element| element.end) {
-            Some(end) if self.is_way(end)? => {
+            Some(end) if self.is_in_sync(end)? => {
                 self.at = end;
                 Ok(true)
             }
-            _ => self.lose_way(),
+            _ => self.lose_sync(),
         }
     }
 
@@ -372,30 +373,30 @@ impl MatroskaReader {
         Ok(())
     }
 
-    fn lose_way(&mut self) -> SymphoniaResult<bool> {
-        self.lost = true;
+    fn lose_sync(&mut self) -> SymphoniaResult<bool> {
+        self.out_of_sync = true;
         self.group_end = 0;
         self.at += 1;
-        self.find_way()
+        self.resync()
     }
 
     /// Goes on where elements follow one another again.
-    fn find_way(&mut self) -> SymphoniaResult<bool> {
+    fn resync(&mut self) -> SymphoniaResult<bool> {
         for _ in 0..MAX_TRIES {
             let is_start = |byte: &u8| matches!(byte, 0xa3 | 0xa0 | 0x1f | 0x1a | 0x18 | 0x16);
-            let window = self.file.peek_window(self.at)?;
-            let count = window.len();
-            match window.iter().position(is_start) {
+            let buffer = self.file.peek_buffer(self.at)?;
+            let count = buffer.len();
+            match buffer.iter().position(is_start) {
                 Some(skip) => {
                     self.at += skip as u64;
-                    if self.is_way(self.at)? {
-                        self.lost = false;
+                    if self.is_in_sync(self.at)? {
+                        self.out_of_sync = false;
                         return Err(SymphoniaError::DecodeError("a part of the file is damaged"));
                     }
                     self.at += 1;
                 }
                 None if count == 0 => {
-                    self.lost = false;
+                    self.out_of_sync = false;
                     return Err(SymphoniaError::DecodeError("the file ends in the middle"));
                 }
                 None => self.at += count as u64,
@@ -405,12 +406,12 @@ impl MatroskaReader {
     }
 
     /// Whether the elements from `at` on make sense.
-    fn is_way(&mut self, mut at: u64) -> io::Result<bool> {
+    fn is_in_sync(&mut self, mut at: u64) -> io::Result<bool> {
         for seen in 0..CONFIRMING_ELEMENTS {
             if at == self.file.len() {
                 return Ok(true);
             }
-            let Some(element) = self.file.element_at_a_glance(at)? else {
+            let Some(element) = self.file.peek_element(at)? else {
                 return Ok(false);
             };
             let bytes = element.end.map(|end| end - element.content);
@@ -422,7 +423,7 @@ impl MatroskaReader {
                 }
                 id::BLOCK_GROUP => self
                     .file
-                    .element_at_a_glance(element.content)?
+                    .peek_element(element.content)?
                     .is_some_and(|first| matches!(first.id, id::BLOCK | 0x9b | 0xfb | 0xfa)),
                 kind => id::is_known(kind) && bytes.is_some(),
             };
@@ -446,7 +447,7 @@ impl MatroskaReader {
     }
 
     fn is_block(&mut self, start: u64) -> io::Result<bool> {
-        let (bytes, count) = self.file.glance::<12>(start)?;
+        let (bytes, count) = self.file.peek_apart::<12>(start)?;
         let head = block_head(&bytes[..count]);
         Ok(head.is_some_and(|head| self.tracks.iter().any(|entry| entry.number == head.track)))
     }
@@ -455,94 +456,4 @@ impl MatroskaReader {
 /// Bytes of uncompressed sound that become one packet.
 fn pcm_piece_bytes(params: &AudioCodecParameters) -> Option<usize> {
     Some(pcm_frame_bytes(params)? as usize * PCM_FRAMES)
-}
-
-/// The start of a block (section 10.1).
-struct BlockHead {
-    track: u64,
-    lacing: u8,
-    bytes: usize,
-}
-
-fn block_head(bytes: &[u8]) -> Option<BlockHead> {
-    let (track, length) = number(bytes)?;
-    Some(BlockHead {
-        track: track?,
-        // Behind a time of two bytes.
-        lacing: bytes.get(length + 2)? >> 1 & 3,
-        bytes: length + 3,
-    })
-}
-
-/// A length in Xiph's way, as a sum of bytes that ends with the first below 255: how many, and the length.
-pub(super) fn xiph_length(bytes: &[u8]) -> Option<(usize, usize)> {
-    let full = bytes.iter().take_while(|byte| **byte == 255).count();
-    Some((full + 1, full * 255 + usize::from(*bytes.get(full)?)))
-}
-
-/// The frames of a block (section 10.3).
-fn laces(body: &[u8], lacing: u8) -> Option<Vec<&[u8]>> {
-    if lacing == 0 {
-        return Some(vec![body]);
-    }
-    let (count, mut rest) = body.split_first()?;
-    let count = usize::from(*count) + 1;
-    if lacing == 2 {
-        if rest.is_empty() || rest.len() % count != 0 {
-            return None;
-        }
-        return Some(rest.chunks_exact(rest.len() / count).collect());
-    }
-    let mut lengths: Vec<usize> = Vec::with_capacity(count);
-    for _ in 1..count {
-        let (bytes, length) = if lacing == 1 {
-            xiph_length(rest)?
-        } else {
-            let (value, bytes) = number(rest)?;
-            let value = i64::try_from(value?).ok()?;
-            // The first is a length; each of the others says by how much it differs from the one before.
-            let length = match lengths.last() {
-                None => value,
-                Some(last) => value - ((1 << (7 * bytes - 1)) - 1) + *last as i64,
-            };
-            (bytes, usize::try_from(length).ok()?)
-        };
-        rest = rest.get(bytes..)?;
-        lengths.push(length);
-    }
-    let mut frames = Vec::with_capacity(count);
-    for length in lengths {
-        frames.push(rest.get(..length)?);
-        rest = &rest[length..];
-    }
-    frames.push(rest);
-    Some(frames)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn laces_of_every_kind_come_apart() {
-        let frames = |body: &[u8], lacing| laces(body, lacing).map(|frames| frames.concat());
-        assert_eq!(laces(b"abc", 0), Some(vec![&b"abc"[..]]));
-        // Xiph: two frames, the first of one byte.
-        assert_eq!(laces(&[1, 1, b'a', b'b', b'c'], 1), Some(vec![&b"a"[..], b"bc"]));
-        // Equal lengths.
-        assert_eq!(
-            laces(&[1, b'a', b'b', b'c', b'd'], 2),
-            Some(vec![&b"ab"[..], b"cd"])
-        );
-        // EBML: lengths 2, then one less, then what is left.
-        assert_eq!(
-            laces(&[2, 0x82, 0xbe, b'a', b'b', b'c', b'd'], 3),
-            Some(vec![&b"ab"[..], b"c", b"d"])
-        );
-        assert_eq!(frames(&[1, b'a', b'b', b'c'], 2), None);
-        assert_eq!(frames(&[1, 9, b'a'], 1), None);
-        assert_eq!(frames(&[2, 0x81, 0x81, b'a'], 3), None);
-        assert_eq!(frames(&[], 1), None);
-        assert_eq!(frames(&[255, 255, 255], 1), None);
-    }
 }

@@ -185,7 +185,7 @@ fn vorbis_headers(private: &[u8]) -> Option<Vec<u8>> {
     };
     let mut lengths = [0; 2];
     for length in &mut lengths {
-        let (bytes, value) = super::matroska::xiph_length(rest)?;
+        let (bytes, value) = super::lacing::xiph_length(rest)?;
         rest = &rest[bytes..];
         *length = value;
     }

@@ -1,44 +1,60 @@
 //! Bytes of any recording in, mono 16 kHz samples out, as a stream of bounded memory.
 //!
+//! The server hands a recording to a child process ([`Decoders`], [`Recording`]); in the child, [`child`] runs the
+//! decoding itself ([`AudioStream`]).
+//!
 //! Knows nothing of HTTP, of Whisper or of async: callers run it on a blocking thread.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod aac;
 mod aiff;
+#[cfg(feature = "amr")]
 mod amr;
 mod au;
 mod blocks;
 mod caf;
+pub mod child;
 mod decode;
 mod decoder;
+mod decoders;
 mod demux;
 mod downmix;
 mod ebml;
 mod error;
 mod ffmpeg;
+mod lacing;
 mod matroska;
 mod matroska_tracks;
 mod mp4;
 mod mp4_pcm;
 mod mpeg;
 mod names;
+mod pipe;
+mod recording;
 mod resample;
 mod riff;
 mod sniff;
 mod source;
+mod spool;
+mod track;
 mod upload;
+mod wire;
 
 pub use decode::AudioStream;
+pub use decoders::{DecoderSettings, Decoders};
 pub use error::AudioError;
+pub use recording::{Recording, StopDecoding};
 pub use sniff::{Container, Sniffed};
-pub use upload::{Spool, UploadedAudio};
+pub use spool::{Spool, SpoolFolder};
+pub use upload::UploadedAudio;
 
-/// Sample rate in Hz of every Whisper model (whisper.cpp `WHISPER_SAMPLE_RATE`).
-pub const SAMPLE_RATE_HZ: u32 = 16_000;
+pub use crate::domain::SAMPLE_RATE_HZ;
 
-/// Bounds on what one recording may ask of this process. Each has an error of its own.
-#[derive(Debug, Clone)]
+/// Bounds on what one recording may ask for. Each has an error of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AudioLimits {
     /// Longest decoded recording.
     pub max_duration: Duration,
@@ -50,12 +66,10 @@ pub struct AudioLimits {
     pub max_tracks: usize,
     /// Most bytes of metadata (tags, pictures) read.
     pub max_metadata_bytes: usize,
-    /// Decoding may take this many seconds of wall time per second of audio, plus ten seconds.
-    pub max_decode_seconds_per_second: f64,
 }
 
 /// What becomes of several channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ChannelMode {
     /// One stream: the mean of all channels.
     #[default]
@@ -65,7 +79,7 @@ pub enum ChannelMode {
 }
 
 /// What the container says of the chosen track.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AudioInfo {
     /// Container's short name, for example `wav` or `mp4`.
     pub container: String,

@@ -31,7 +31,7 @@ pub(super) struct Edit {
 
 /// Reads what the index says of all tracks; whatever makes no sense is left out.
 pub(super) fn read_movie(region: &mut Region, len: u64) -> Movie {
-    let mut reader = Reader::new(region);
+    let mut reader = BoxReader::new(region);
     let mut movie = Movie::default();
     let _ = reader.walk(0, len, &mut |reader, kind, start, end| {
         if kind == *b"moov" {
@@ -45,7 +45,7 @@ pub(super) fn read_movie(region: &mut Region, len: u64) -> Movie {
 
 /// Where the last box on the top level ends by its own word: beyond `len` when the file was cut off.
 pub(super) fn declared_end(region: &mut Region, len: u64) -> u64 {
-    let mut reader = Reader::new(region);
+    let mut reader = BoxReader::new(region);
     let mut at = 0_u64;
     for _ in 0..MAX_BOXES {
         if at >= len {
@@ -71,13 +71,13 @@ pub(super) fn declared_end(region: &mut Region, len: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Movie {
     timescale: u32,
-    pub(super) tracks: Vec<Track>,
+    pub(super) tracks: Vec<MovieTrack>,
     /// Frames of priming, frames of padding, frames of sound, by iTunes.
     gapless: Option<(u64, u64, u64)>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Track {
+pub(super) struct MovieTrack {
     pub(super) id: u32,
     pub(super) timescale: u32,
     /// What it is: `soun`, `vide`.
@@ -123,16 +123,16 @@ impl Movie {
 }
 
 /// Reads boxes, some of them at most.
-pub(super) struct Reader<'a> {
+pub(super) struct BoxReader<'a> {
     region: &'a mut Region,
     boxes_left: usize,
     /// Levels around the boxes that are walked through.
     depth: usize,
 }
 
-pub(super) type Visit<'v> = &'v mut dyn FnMut(&mut Reader<'_>, [u8; 4], u64, u64) -> Option<()>;
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&mut BoxReader<'_>, [u8; 4], u64, u64) -> Option<()>;
 
-impl<'a> Reader<'a> {
+impl<'a> BoxReader<'a> {
     pub(super) fn new(region: &'a mut Region) -> Self {
         Self {
             region,
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
             match &kind {
                 b"mvhd" => movie.timescale = reader.timescale(start).unwrap_or(0),
                 b"trak" => {
-                    let mut track = Track::default();
+                    let mut track = MovieTrack::default();
                     let _ = reader.track(start, end, &mut track);
                     movie.tracks.push(track);
                 }
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn track(&mut self, start: u64, end: u64, track: &mut Track) -> Option<()> {
+    fn track(&mut self, start: u64, end: u64, track: &mut MovieTrack) -> Option<()> {
         self.walk(start, end, &mut |reader, kind, start, end| {
             match &kind {
                 b"tkhd" => {

@@ -8,7 +8,7 @@ use symphonia::core::codecs::audio::well_known as codecs;
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters};
 
 use super::blocks::pcm_frame_bytes;
-use super::mp4::{Movie, Reader, Track};
+use super::mp4::{BoxReader, Movie, MovieTrack};
 use super::source::Region;
 
 /// Most chunks of uncompressed sound listed; more are left to Symphonia. Six hours in chunks of 1,024 frames.
@@ -20,7 +20,7 @@ pub(super) struct Uncompressed {
     pub(super) track_id: u32,
     pub(super) params: AudioCodecParameters,
     pub(super) frame_bytes: u64,
-    /// Start and length in bytes of the stretches in which the sound lies.
+    /// Start and length in bytes of the extents in which the sound lies.
     pub(super) chunks: Vec<(u64, u64)>,
 }
 
@@ -28,7 +28,7 @@ impl Movie {
     /// The first track of sound, if it is not compressed; `None` as well where its tables make no sense.
     pub(super) fn uncompressed(&self, region: &mut Region) -> Option<Uncompressed> {
         let track = self.tracks.iter().find(|track| track.handler == *b"soun")?;
-        let mut reader = Reader::new(region);
+        let mut reader = BoxReader::new(region);
         let params = reader.describe(track)?;
         let frame_bytes = pcm_frame_bytes(&params)?;
         Some(Uncompressed {
@@ -40,10 +40,10 @@ impl Movie {
     }
 }
 
-impl Reader<'_> {
+impl BoxReader<'_> {
     /// The first sample description, if it is one of uncompressed sound (QuickTime File Format, "Sound sample
     /// descriptions"; ISO 23003-5).
-    fn describe(&mut self, track: &Track) -> Option<AudioCodecParameters> {
+    fn describe(&mut self, track: &MovieTrack) -> Option<AudioCodecParameters> {
         // Behind version, flags and a count of four bytes each.
         let start = track.stsd? + 8;
         let end = start + u64::from(self.number(start)?);
@@ -116,7 +116,7 @@ impl Reader<'_> {
     }
 
     /// See [`Uncompressed::chunks`]; ISO 14496-12, 8.7.
-    fn chunks(&mut self, track: &Track, frame_bytes: u64) -> Option<Vec<(u64, u64)>> {
+    fn chunks(&mut self, track: &MovieTrack, frame_bytes: u64) -> Option<Vec<(u64, u64)>> {
         let (stsc, stsz) = (track.stsc?, track.stsz?);
         // QuickTime says 1 where it means a frame.
         let sample_bytes = u64::from(self.number(stsz + 4)?);

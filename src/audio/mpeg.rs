@@ -29,14 +29,14 @@ pub(super) enum Elementary {
 #[derive(Debug)]
 pub(super) struct ElementaryStream {
     file: BufReader<Region>,
-    layout: Layout,
+    kind: StreamKind,
     /// Payload that has been cut out and waits.
     ready: Vec<u8>,
     position: usize,
 }
 
 #[derive(Debug)]
-enum Layout {
+enum StreamKind {
     Program {
         /// Its number, once one was met.
         stream: Option<u8>,
@@ -72,7 +72,7 @@ impl ElementaryStream {
     pub(super) fn program(region: Region) -> Self {
         Self::new(
             region,
-            Layout::Program {
+            StreamKind::Program {
                 stream: None,
                 private: false,
             },
@@ -88,14 +88,14 @@ impl ElementaryStream {
             other: None,
             listed: false,
         };
-        Self::new(region, Layout::Transport(transport))
+        Self::new(region, StreamKind::Transport(transport))
     }
 
-    fn new(mut region: Region, layout: Layout) -> Self {
+    fn new(mut region: Region, kind: StreamKind) -> Self {
         region.rewind();
         Self {
             file: BufReader::with_capacity(32 << 10, region),
-            layout,
+            kind,
             ready: Vec::new(),
             position: 0,
         }
@@ -112,11 +112,11 @@ impl ElementaryStream {
             container: container.to_owned(),
             codec: codec.to_owned(),
         };
-        match &self.layout {
-            Layout::Program { .. } if found => Ok(Elementary::Mpeg),
+        match &self.kind {
+            StreamKind::Program { .. } if found => Ok(Elementary::Mpeg),
             // Private streams are AC-3, DTS, LPCM, or subtitles.
-            Layout::Program { private: true, .. } => Err(unsupported("ac3, dts or lpcm")),
-            Layout::Transport(Transport {
+            StreamKind::Program { private: true, .. } => Err(unsupported("ac3, dts or lpcm")),
+            StreamKind::Transport(Transport {
                 sound: Some((_, kind)),
                 ..
             }) if found => Ok(if *kind == 0x0f {
@@ -124,7 +124,7 @@ impl ElementaryStream {
             } else {
                 Elementary::Mpeg
             }),
-            Layout::Transport(Transport {
+            StreamKind::Transport(Transport {
                 other: Some(kind), ..
             }) => Err(unsupported(match kind {
                 0x11 | 0x1c => "aac in latm",
@@ -144,11 +144,11 @@ impl ElementaryStream {
         self.ready.clear();
         self.position = 0;
         while self.ready.is_empty() {
-            let more = match &mut self.layout {
-                Layout::Program { stream, private } => {
+            let more = match &mut self.kind {
+                StreamKind::Program { stream, private } => {
                     next_pack(&mut self.file, &mut self.ready, stream, private)
                 }
-                Layout::Transport(transport) => transport.next_packet(&mut self.file, &mut self.ready),
+                StreamKind::Transport(transport) => transport.next_packet(&mut self.file, &mut self.ready),
             };
             match more {
                 Ok(()) => {}

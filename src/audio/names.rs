@@ -3,6 +3,7 @@
 use symphonia::core::codecs::audio::AudioCodecId;
 use symphonia::core::codecs::audio::well_known as codecs;
 
+#[cfg(feature = "amr")]
 use super::amr;
 
 /// The codec's name as ffprobe says it.
@@ -44,7 +45,9 @@ pub(super) fn codec(id: AudioCodecId) -> String {
         codecs::CODEC_ID_ALAC => "alac",
         codecs::CODEC_ID_TTA => "tta",
         codecs::CODEC_ID_TRUEHD => "truehd",
+        #[cfg(feature = "amr")]
         amr::CODEC_ID_AMR_NB => "amr_nb",
+        #[cfg(feature = "amr")]
         amr::CODEC_ID_AMR_WB => "amr_wb",
         _ => "",
     };

@@ -2,7 +2,7 @@
 
 use symphonia::core::codecs::audio::well_known as codecs;
 
-use super::blocks::{Kind, Layout, check_shape, corrupt, layout_of, read_exact_at};
+use super::blocks::{Coding, SampleLayout, check_shape, corrupt, layout_of, read_exact_at};
 use super::source::Region;
 use super::{AudioError, names};
 
@@ -28,7 +28,7 @@ const SUBTYPE_TAIL: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 
 ///
 /// [`AudioError::Corrupt`] without a `fmt ` or `data` chunk, [`AudioError::UnsupportedCodec`],
 /// [`AudioError::Channels`] and [`AudioError::SampleRate`] for zeros.
-pub(super) fn read_wav(region: &mut Region, len: u64) -> Result<Layout, AudioError> {
+pub(super) fn read_wav(region: &mut Region, len: u64) -> Result<SampleLayout, AudioError> {
     let mut format = None;
     let mut fact = None;
     let mut long_data = None;
@@ -90,7 +90,7 @@ fn chunk_follows(region: &mut Region, at: u64) -> Result<bool, AudioError> {
 /// # Errors
 ///
 /// As [`read_wav`].
-pub(super) fn read_w64(region: &mut Region, len: u64) -> Result<Layout, AudioError> {
+pub(super) fn read_w64(region: &mut Region, len: u64) -> Result<SampleLayout, AudioError> {
     let mut format = None;
     let mut fact = None;
     let mut at = 40;
@@ -168,7 +168,7 @@ fn layout(
     bytes: u64,
     format: &Format,
     fact: Option<u64>,
-) -> Result<Layout, AudioError> {
+) -> Result<SampleLayout, AudioError> {
     let channels = u64::from(format.channels);
     let block = u64::from(format.block_bytes);
     let unsupported = |codec: &str| {
@@ -205,10 +205,10 @@ fn layout(
             (block - 4 * channels) * 2 / channels + 1,
         )),
         (0x50 | 0x55, _) => {
-            return Ok(Layout {
+            return Ok(SampleLayout {
                 start,
                 bytes,
-                kind: Kind::Mpeg,
+                coding: Coding::Mpeg,
             });
         }
         (tag, _) => unsupported(&names::wave_format(tag, format.bits)),

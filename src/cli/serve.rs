@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Shown;
-use super::{Common, say};
+use super::{CommonOptions, say};
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::locale::Locale;
@@ -17,7 +17,19 @@ use crate::locale::Locale;
 /// Pause between two looks at whether a speed was measured.
 const SPEED_LOOK: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
+    // Before anything else: a signal that comes while the settings are read is heard as well.
+    let stop = CancellationToken::new();
+    let mut signals = Signals::new()?;
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::info!("stopping: no new requests; running ones may finish");
+        signalled.cancel();
+        signals.next().await;
+        // Asked twice: the user means it.
+        std::process::exit(130);
+    });
     let loaded = common.load(true)?;
     let app = App::new(&loaded)?;
     if loaded.written {
@@ -43,16 +55,6 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
             )
         );
     }
-    let stop = CancellationToken::new();
-    let signalled = stop.clone();
-    tokio::spawn(async move {
-        signal().await;
-        tracing::info!("stopping: no new requests; running ones may finish");
-        signalled.cancel();
-        signal().await;
-        // Asked twice: the user means it.
-        std::process::exit(130);
-    });
 
     let loading = {
         let (app, stop) = (app.clone(), stop.clone());
@@ -60,6 +62,9 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
             let shown = Arc::new(Shown::new());
             app.load(shown.clone(), &stop).await;
             shown.finish();
+            if stop.is_cancelled() {
+                return;
+            }
             let report = app.status.gpu_report(app.locale).await;
             let (ready, health) = app.status.health();
             if ready {
@@ -91,9 +96,8 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
         "{} http://{address}",
         app.locale.pick("Listening on", "待ち受け中:")
     ));
-    let served = app.serve(listener, stop).await;
+    app.serve(listener, stop).await;
     loading.abort();
-    served?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -165,23 +169,42 @@ async fn probe_gpus_on_hangup(app: App) {
     }
 }
 
+/// SIGTERM and Ctrl-C.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self(
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+        ))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
     }
 }
 
+/// Ctrl-C.
 #[cfg(not(unix))]
-async fn signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

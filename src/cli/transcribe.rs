@@ -13,7 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inputs;
 use super::progress::Shown;
-use super::{Common, chain, say_error};
+use super::{CommonOptions, chain, say_error};
+use crate::admission::Client;
 use crate::app::App;
 use crate::jobs::{JobEvent, JobRunner, LanguageMode, TranscribeOptions, WordingRequest};
 use crate::languages;
@@ -21,6 +22,7 @@ use crate::locale::Locale;
 use crate::render::{
     self, Family, FastTranscription, Presentation, ResponseFormat, SubtitleRules, SubtitleStyle,
 };
+use crate::schedule::PriorityClass;
 use crate::transcript::wording::TranscribeStyle;
 use crate::transcript::{Segment, Task, Transcript};
 
@@ -31,7 +33,7 @@ pub(super) struct Arguments {
     files: Vec<PathBuf>,
     /// Form of the result
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: OutputFormat,
     /// Folder for the results; without it one recording's goes to stdout, and of several each lies beside its recording
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -74,7 +76,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum OutputFormat {
     Text,
     Json,
     VerboseJson,
@@ -82,7 +84,7 @@ enum Format {
     Vtt,
 }
 
-impl Format {
+impl OutputFormat {
     fn extension(self) -> &'static str {
         match self {
             Self::Text => "txt",
@@ -116,7 +118,7 @@ impl Arguments {
         if rules.max_cps.is_some_and(|cps| !(1.0..=1000.0).contains(&cps)) {
             bail!("--max-cps takes numbers from 1 to 1000");
         }
-        if rules.is_asked() && !matches!(self.format, Format::Srt | Format::Vtt) {
+        if rules.is_asked() && !matches!(self.format, OutputFormat::Srt | OutputFormat::Vtt) {
             bail!("lines of subtitles need `--format srt` or `--format vtt`");
         }
         Ok(rules.is_asked().then_some(rules))
@@ -160,11 +162,11 @@ impl Arguments {
     fn presentation(&self, task: Task, subtitles: Option<SubtitleRules>) -> Presentation {
         Presentation {
             format: match self.format {
-                Format::Text => ResponseFormat::Text,
-                Format::Json => ResponseFormat::Json,
-                Format::VerboseJson => ResponseFormat::VerboseJson,
-                Format::Srt => ResponseFormat::Srt,
-                Format::Vtt => ResponseFormat::Vtt,
+                OutputFormat::Text => ResponseFormat::Text,
+                OutputFormat::Json => ResponseFormat::Json,
+                OutputFormat::VerboseJson => ResponseFormat::VerboseJson,
+                OutputFormat::Srt => ResponseFormat::Srt,
+                OutputFormat::Vtt => ResponseFormat::Vtt,
             },
             stream: false,
             segments: true,
@@ -190,7 +192,7 @@ struct Summary {
     exceeding: usize,
 }
 
-pub(super) async fn run(common: &Common, arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(common: &CommonOptions, arguments: Arguments) -> anyhow::Result<ExitCode> {
     // The recordings and wishes are looked at before a model is: a mistyped name must not cost a download.
     let subtitles = arguments.subtitles()?;
     let options = arguments.options(subtitles.is_some())?;
@@ -285,7 +287,12 @@ fn deliver(
 
 /// Where a recording's result goes: beside it or into the folder, with the whole name of the recording when a name is
 /// taken already.
-fn target(recording: &Path, folder: Option<&Path>, format: Format, taken: &mut BTreeSet<PathBuf>) -> PathBuf {
+fn target(
+    recording: &Path,
+    folder: Option<&Path>,
+    format: OutputFormat,
+    taken: &mut BTreeSet<PathBuf>,
+) -> PathBuf {
     let beside = recording.parent().unwrap_or(Path::new(""));
     let folder = folder.unwrap_or(beside);
     let name = recording
@@ -313,11 +320,14 @@ fn target(recording: &Path, folder: Option<&Path>, format: Format, taken: &mut B
 
 /// One recording's transcript, with its progress on the terminal.
 async fn one(app: &App, path: &Path, options: &TranscribeOptions, label: &str) -> anyhow::Result<Transcript> {
-    let ticket = app
-        .jobs
-        .admit()
+    let audio = inputs::open(path)?;
+    let arrival = app
+        .admission
+        .enter("command line".into(), Client::Anonymous, None)
         .map_err(|_| anyhow::anyhow!("no place is free"))?;
-    let mut job = app.jobs.start(inputs::open(path)?, options.clone(), ticket);
+    let lease = app.jobs.resolve("").await?;
+    let request = arrival.admit(PriorityClass::Interactive, lease);
+    let mut job = app.jobs.start(request, audio, options.clone());
     let bar = if std::io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {
@@ -389,7 +399,7 @@ mod tests {
             target(
                 Path::new(recording),
                 folder.map(Path::new),
-                Format::Text,
+                OutputFormat::Text,
                 &mut taken,
             )
             .to_string_lossy()

@@ -1,4 +1,4 @@
-//! Puts the layers together: defaults ← `config.toml` ← environment ← flags.
+//! Puts the layers together: defaults ← `config.toml` ← `config.local.toml` ← environment ← flags.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -107,24 +107,40 @@ pub fn load(
     overrides: &Overrides,
 ) -> Result<Loaded, ConfigError> {
     let mut origins = BTreeMap::new();
-    let mut written = false;
-    let (mut table, file) = match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let broken = |e: toml::de::Error| ConfigError::File {
-                path: path.to_owned(),
-                message: e.to_string().trim().to_owned(),
-            };
-            // Once as settings, for errors with line and key; once as a table to lay the next layers on.
-            toml::from_str::<Config>(&text).map_err(broken)?;
-            (
-                toml::from_str::<Table>(&text).map_err(broken)?,
-                Some(path.to_owned()),
-            )
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            written = write && write_template(path).is_ok();
-            (Table::new(), Some(path.to_owned()))
-        }
+    let first = read(path)?;
+    let written = first.is_none() && write && write_template(path).is_ok();
+    let mut table = first.unwrap_or_default();
+    note(&table, "", &path.display().to_string(), &mut origins);
+    let local = local_path(path);
+    if let Some(above) = read(&local)? {
+        note(&above, "", &local.display().to_string(), &mut origins);
+        lay(&mut table, above);
+    }
+    table = with_environment(table, environment, &mut origins)?;
+    let mut config = Config::deserialize(table).map_err(|e| ConfigError::File {
+        path: path.to_owned(),
+        message: e.message().trim().to_owned(),
+    })?;
+    apply_flags(&mut config, overrides, &mut origins);
+    validate(&config, &origins)?;
+    Ok(Loaded {
+        config,
+        path: Some(path.to_owned()),
+        written,
+        origins,
+    })
+}
+
+/// `config.local.toml` beside `config.toml`: keys and other private settings, which git ignores.
+fn local_path(path: &Path) -> PathBuf {
+    path.with_extension("local.toml")
+}
+
+/// A file as a table; `None` when there is none.
+fn read(path: &Path) -> Result<Option<Table>, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => {
             return Err(ConfigError::Read {
                 path: path.to_owned(),
@@ -132,8 +148,33 @@ pub fn load(
             });
         }
     };
-    note(&table, "", &path.display().to_string(), &mut origins);
+    let broken = |e: toml::de::Error| ConfigError::File {
+        path: path.to_owned(),
+        message: e.to_string().trim().to_owned(),
+    };
+    // Once as settings, for errors with line and key; once as a table to lay the next layers on.
+    toml::from_str::<Config>(&text).map_err(broken)?;
+    toml::from_str::<Table>(&text).map(Some).map_err(broken)
+}
 
+/// Puts the values of `above` over those of `table`, section by section.
+fn lay(table: &mut Table, above: Table) {
+    for (key, value) in above {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(value)) => lay(inner, value),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Puts `WHISPER_MODEL` and `WHISPER_BACKEND__…` over the files.
+fn with_environment(
+    mut table: Table,
+    environment: impl IntoIterator<Item = (String, String)>,
+    origins: &mut BTreeMap<String, String>,
+) -> Result<Table, ConfigError> {
     let defaults = Table::try_from(Config::default()).unwrap_or_default();
     let mut variables: Vec<(String, String)> = environment.into_iter().collect();
     variables.sort();
@@ -175,11 +216,10 @@ pub fn load(
         table = trial;
         origins.insert(key, name);
     }
+    Ok(table)
+}
 
-    let mut config = Config::deserialize(table).map_err(|e| ConfigError::File {
-        path: path.to_owned(),
-        message: e.message().trim().to_owned(),
-    })?;
+fn apply_flags(config: &mut Config, overrides: &Overrides, origins: &mut BTreeMap<String, String>) {
     let mut flag = |key: &str, flag: &str| {
         origins.insert(key.to_owned(), flag.to_owned());
     };
@@ -199,13 +239,6 @@ pub fn load(
         config.whisper.enable_gpu = false;
         flag("whisper.enable_gpu", "--cpu");
     }
-    validate(&config, &origins)?;
-    Ok(Loaded {
-        config,
-        path: file,
-        written,
-        origins,
-    })
 }
 
 fn write_template(path: &Path) -> std::io::Result<()> {
@@ -253,6 +286,24 @@ fn value_of(text: &str) -> Value {
         .ok()
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// A year; sums with it fit every clock.
+const MOST_SECONDS: u64 = 31_536_000;
+
+/// `scheme://host[:port]` as browsers send it in `Origin` (RFC 6454 section 7), or `null`.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else {
+        return text == "null";
+    };
+    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let host_ok = !host.is_empty()
+        && host.is_ascii()
+        && !host.contains(|c: char| "/?#@\\,*".contains(c) || c.is_whitespace() || c.is_control());
+    scheme_ok && host_ok
 }
 
 fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), ConfigError> {
@@ -365,12 +416,56 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
             "at most 2000 phrases of at most 500 bytes, without NUL",
         )?;
     }
+    for (key, mebibytes) in [
+        ("server.max_file_size_mb", config.server.max_file_size_mb),
+        ("performance.max_spool_mb", p.max_spool_mb),
+        ("audio.spool_memory_mb", config.audio.spool_memory_mb as u64),
+        ("audio.max_metadata_mb", config.audio.max_metadata_mb as u64),
+    ] {
+        check(
+            mebibytes <= super::MOST_MEBIBYTES,
+            key,
+            mebibytes.to_string(),
+            "at most 1099511627776 MiB are accepted",
+        )?;
+    }
+    for (key, seconds) in [
+        (
+            "server.shutdown_grace_seconds",
+            config.server.shutdown_grace_seconds,
+        ),
+        (
+            "server.body_idle_timeout_seconds",
+            config.server.body_idle_timeout_seconds,
+        ),
+    ] {
+        check(
+            seconds <= MOST_SECONDS,
+            key,
+            seconds.to_string(),
+            "at most 31536000 (a year) are accepted",
+        )?;
+    }
+    for origin in &config.server.cors_origins {
+        check(
+            origin == "*" || is_origin(origin),
+            "server.cors_origins",
+            format!("{origin:?}"),
+            "`*`, or origins such as `https://app.example` or `http://localhost:3000`, without a path",
+        )?;
+    }
     let a = &config.audio;
     check(
-        a.max_decode_seconds_per_second > 0.0,
-        "audio.max_decode_seconds_per_second",
-        a.max_decode_seconds_per_second.to_string(),
-        "more than 0",
+        (64..=65_536).contains(&a.max_decode_memory_mb),
+        "audio.max_decode_memory_mb",
+        a.max_decode_memory_mb.to_string(),
+        "64 to 65536",
+    )?;
+    check(
+        a.max_decode_cpu_seconds >= 10,
+        "audio.max_decode_cpu_seconds",
+        a.max_decode_cpu_seconds.to_string(),
+        "10 or more",
     )
 }
 
@@ -434,6 +529,48 @@ mod tests {
     }
 
     #[test]
+    fn private_settings_lie_over_the_shared_file_and_under_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, "[server]\nport = 1000\nhost = \"a\"\n").unwrap();
+        let local = folder.path().join("config.local.toml");
+        std::fs::write(&local, "[server]\nport = 2000\napi_keys = [\"k\"]\n").unwrap();
+        let load = |env: &[(&str, &str)]| {
+            let env: Vec<_> = env
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect();
+            load(&path, false, env, &Overrides::default())
+        };
+        let loaded = load(&[]).unwrap();
+        let server = &loaded.config.server;
+        assert_eq!((server.host.as_str(), server.port), ("a", 2000));
+        assert_eq!(server.api_keys, ["k"]);
+        assert!(
+            loaded.origins["server.port"].ends_with("config.local.toml"),
+            "{:?}",
+            loaded.origins
+        );
+        assert!(loaded.origins["server.host"].ends_with("config.toml"));
+        let loaded = load(&[("WHISPER_BACKEND__SERVER__PORT", "3000")]).unwrap();
+        assert_eq!(loaded.config.server.port, 3000);
+        std::fs::write(&local, "[server]\nprot = 1\n").unwrap();
+        let error = load(&[]).unwrap_err().to_string();
+        assert!(
+            error.contains("config.local.toml") && error.contains("prot"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn defaults_are_safe() {
+        let config = Config::default();
+        assert!(config.server.cors_origins.is_empty());
+        assert!(!config.models.pip);
+        assert_eq!(config.server.host, "127.0.0.1");
+    }
+
+    #[test]
     fn an_unknown_variable_of_ours_is_refused_but_others_are_none_of_our_business() {
         let error = load_text(
             "",
@@ -456,6 +593,53 @@ mod tests {
             error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn sizes_that_would_wrap_and_origins_that_browsers_never_send_are_refused() {
+        for (file, named) in [
+            (
+                "[audio]\nspool_memory_mb = 17592186044416\n",
+                "audio.spool_memory_mb",
+            ),
+            (
+                "[audio]\nmax_metadata_mb = 17592186044416\n",
+                "audio.max_metadata_mb",
+            ),
+            (
+                "[server]\nmax_file_size_mb = 17592186044416\n",
+                "server.max_file_size_mb",
+            ),
+            (
+                "[performance]\nmax_spool_mb = 17592186044416\n",
+                "performance.max_spool_mb",
+            ),
+            (
+                "[server]\nshutdown_grace_seconds = 9223372036854775807\n",
+                "shutdown_grace_seconds",
+            ),
+            ("[server]\ncors_origins = [\"app.example\"]\n", "app.example"),
+            (
+                "[server]\ncors_origins = [\"https://app.example/\"]\n",
+                "https://app.example/",
+            ),
+            (
+                "[server]\ncors_origins = [\"https://a.example, https://b.example\"]\n",
+                "cors_origins",
+            ),
+            ("[server]\ncors_origins = [\"https://\\n\"]\n", "cors_origins"),
+        ] {
+            let error = load_text(file, &[], &Overrides::default())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(named) && error.contains("accepted") || error.contains("origins"),
+                "{error}"
+            );
+        }
+        let good =
+            "[server]\ncors_origins = [\"*\", \"null\", \"http://localhost:3000\", \"https://[::1]:8443\"]\n";
+        assert!(load_text(good, &[], &Overrides::default()).is_ok());
     }
 
     #[test]

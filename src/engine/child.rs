@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, GpuDevice, ToEngine};
+use super::message::{
+    DecodeOptions, DeviceReport, EngineSetting, EngineSpec, FromEngine, GpuDevice, ToEngine,
+};
 use super::preemption::{Control, Switches};
 use crate::process::frame::{read_frame, write_frame};
 use crate::process::{claim_stdout, die_with_parent, exit_now};
@@ -146,7 +148,7 @@ fn serve(open: OpenBackend) -> io::Result<ExitCode> {
             .name(format!("slot-{number}"))
             .spawn(move || workers.serve(&jobs))?;
     }
-    send(&out, &FromEngine::Ready(report))?;
+    send(&out, &FromEngine::Ready(Box::new(report)))?;
 
     while let Ok((message, samples)) = received.recv() {
         match message {
@@ -312,13 +314,13 @@ fn run_job(slot: &mut dyn Slot, job: &Job, control: &Control) -> FromEngine {
 fn start(open: OpenBackend, spec: &EngineSpec, slots: &FreeSlots) -> Result<DeviceReport, String> {
     let began = std::time::Instant::now();
     let backend = open(spec)?;
-    let count = spec.slots.max(1);
+    let mut report = backend.report();
+    let count = spec.slots.max(1) * report.windows_per_core.max(1);
     for _ in 0..count {
         let mut slot = backend.slot()?;
         slot.warm(spec.threads)?;
         slots.put(slot);
     }
-    let mut report = backend.report();
     if count > 1 && !report.gpu {
         *lock(&slots.spare) = Some(Box::new(move || {
             let mut slot = backend.slot()?;
@@ -332,15 +334,28 @@ fn start(open: OpenBackend, spec: &EngineSpec, slots: &FreeSlots) -> Result<Devi
     Ok(report)
 }
 
-fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
-    #[cfg(feature = "whisper")]
-    {
+#[cfg(feature = "whisper")]
+pub(super) fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    let native = match spec.engine {
+        EngineSetting::Native => true,
+        EngineSetting::WhisperCpp => false,
+        EngineSetting::Auto => spec.gpu_device.is_none() && super::native::suits(spec),
+    };
+    if native {
+        super::native::open(spec)
+    } else {
         super::whisper::open(spec)
     }
-    #[cfg(not(feature = "whisper"))]
-    {
-        let _ = spec;
-        Err("this build has no inference: build with `--features whisper`".to_owned())
+}
+
+#[cfg(not(feature = "whisper"))]
+pub(super) fn open_backend(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
+    match spec.engine {
+        EngineSetting::Auto | EngineSetting::Native => super::native::open(spec),
+        EngineSetting::WhisperCpp => Err(
+            "whisper.engine is `whisper.cpp`, and this build has none: build with `--features whisper`, or set `auto`"
+                .to_owned(),
+        ),
     }
 }
 

@@ -8,6 +8,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::transcript::{Task, WindowTranscript};
 
+/// Which engine runs a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EngineSetting {
+    /// `native` on the processor where it has kernels for it, `whisper.cpp` on GPUs.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// This program's own, in Rust, on the processor.
+    #[serde(rename = "native")]
+    Native,
+    /// whisper.cpp, on the processor or a GPU.
+    #[serde(rename = "whisper.cpp")]
+    WhisperCpp,
+}
+
+/// The number format in which the native engine multiplies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionSetting {
+    /// By what the model's size loses.
+    #[default]
+    Auto,
+    /// 8-bit integers with one scale a row: the fastest.
+    Int8,
+    /// 8-bit integers with one scale for each 64 numbers.
+    Int8Block,
+    /// bfloat16.
+    Bf16,
+    /// 32-bit floats.
+    Exact,
+}
+
 /// How an engine is to be started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineSpec {
@@ -21,8 +53,14 @@ pub struct EngineSpec {
     pub flash_attention: bool,
     /// Most decoders any window will ask for; every state is warmed with as many.
     pub max_decoders: u32,
-    /// Threads for the warm-up.
+    /// Threads for the warm-up; cores that the native engine spreads windows over.
     pub threads: u32,
+    /// Which engine.
+    #[serde(default)]
+    pub engine: EngineSetting,
+    /// Its number format, where it has several.
+    #[serde(default)]
+    pub precision: PrecisionSetting,
 }
 
 /// From the server to an engine.
@@ -69,7 +107,7 @@ pub enum ToEngine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromEngine {
     /// Loaded and warm.
-    Ready(DeviceReport),
+    Ready(Box<DeviceReport>),
     /// Cannot serve; the process ends after this.
     StartFailed {
         /// One sentence.
@@ -129,6 +167,9 @@ pub struct DecodeOptions {
     /// Ids of text tokens that the result begins with; the decoder only adds to them. Empty leaves it free. Honoured by
     /// greedy decoding at temperature 0 (`beam_size` 1, no word times).
     pub prefix: Vec<i32>,
+    /// Somebody waits for its words: on an engine that runs several windows on a core, the others let it pass.
+    #[serde(default)]
+    pub urgent: bool,
     /// A first look only: a doubtful result is marked (`WindowTranscript::doubtful`), not decoded again.
     pub draft: bool,
     /// Names and terms to prefer where they are likely; also at the end of `prompt`.
@@ -157,6 +198,7 @@ impl Default for DecodeOptions {
             word_times: false,
             short_context: true,
             prefix: Vec::new(),
+            urgent: false,
             draft: false,
             vocabulary: None,
         }
@@ -222,6 +264,15 @@ pub struct DeviceReport {
     pub flash_attention: bool,
     /// Windows it runs side by side.
     pub slots: usize,
+    /// `native` or `whisper.cpp`; empty for a scripted one.
+    #[serde(default)]
+    pub engine: String,
+    /// The number format of the native engine's products: `int8`, `int8-block`, `bf16`, `exact`.
+    #[serde(default)]
+    pub precision: String,
+    /// The instruction set of the native engine's kernels, as `WHISPER_BACKEND_ISA` names it.
+    #[serde(default)]
+    pub isa: String,
     /// Windows that share one core, for engines that run several in one batch; 0 and 1 are the same.
     #[serde(default)]
     pub windows_per_core: usize,

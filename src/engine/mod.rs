@@ -5,15 +5,14 @@
 //! [`child`] the engine's. Only [`whisper`] names `whisper_rs`.
 
 pub mod child;
-#[cfg(feature = "whisper")]
 mod decode;
 pub mod error;
 #[cfg(feature = "whisper")]
 mod gpu_libraries;
-#[cfg(feature = "whisper")]
 mod guard;
 mod handle;
 pub mod message;
+mod native;
 pub mod preemption;
 pub mod process;
 #[cfg(unix)]
@@ -22,12 +21,22 @@ mod signals;
 mod thread_tuner;
 #[cfg(feature = "whisper")]
 mod whisper;
-#[cfg(feature = "whisper")]
 mod window;
 
 pub use error::{DeathCause, EngineError};
-pub use handle::{Engine, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{DecodeOptions, DeviceReport, EngineSpec, VocabularyOptions};
+pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
+pub use message::{
+    DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting, VocabularyOptions,
+};
+
+/// Opens the engine of `spec` in this process, on the processor: for tests and measurements, which need no pipe.
+///
+/// # Errors
+///
+/// One sentence.
+pub fn open_processor_engine(spec: &EngineSpec) -> Result<Box<dyn child::Backend>, String> {
+    child::open_backend(spec)
+}
 
 /// Names of the patches of whisper.cpp in this binary, separated by spaces; `None` without whisper.cpp.
 pub fn patches() -> Option<&'static str> {

@@ -61,7 +61,6 @@ pub(super) fn lengths(seconds: f32, margins: &[usize], full: usize, short: bool)
 
 /// Decodes a window; looks again, with more context and then at higher temperatures, where the result is doubtful.
 /// `lengths` are encoder lengths, ascending; a text that repeats itself or is unlikely is decoded with the next one.
-#[allow(dead_code, reason = "for the native engine, which comes next")]
 pub(super) async fn transcribe(
     engine: &mut impl Forward,
     v: &Vocabulary,

@@ -2,13 +2,14 @@
 
 use axum::http::{HeaderMap, Method, Uri, header};
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::dialect::{Dialect, query_value, version_is_acceptable};
 use super::error::ApiError;
+use crate::admission::Client;
 
 /// Paths answered without a key: what probes ask, and the description of the rest.
-const OPEN_PATHS: [&str; 3] = ["/", "/health", "/openapi.json"];
+const OPEN_PATHS: [&str; 5] = ["/", "/health", "/health/live", "/health/ready", "/openapi.json"];
 
 /// The keys that are accepted, kept as digests so that a comparison's time tells neither content nor length.
 #[derive(Debug, Clone)]
@@ -29,19 +30,21 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Looks at every key whatever the outcome.
-    fn knows(&self, candidate: &str) -> bool {
+    /// The key's place in the list. Looks at every key whatever the outcome.
+    fn place_of(&self, candidate: &str) -> Option<usize> {
         let digest: [u8; 32] = Sha256::digest(candidate.as_bytes()).into();
-        let found = self
-            .0
-            .iter()
-            .fold(Choice::from(0), |found, key| found | key.ct_eq(&digest));
-        found.into()
+        let (mut found, mut place) = (Choice::from(0), 0_u64);
+        for (index, key) in (0..).zip(&self.0) {
+            let same = key.ct_eq(&digest);
+            place.conditional_assign(&index, same);
+            found |= same;
+        }
+        bool::from(found).then_some(place as usize)
     }
 }
 
 /// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
-fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
+pub(super) fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
     let text = |name: &str| {
         headers
             .get_all(name)
@@ -74,29 +77,35 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Lets a request pass, or says why not. Reads no byte of the body.
+/// Who asks, or why they may not. Reads no byte of the body. `also` knows keys that open only what is asked for.
 pub(super) fn check(
     keys: &Keys,
+    also: impl Fn(&str) -> bool,
     strict_version: bool,
     dialect: Dialect,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
-) -> Result<(), ApiError> {
+) -> Result<Client, ApiError> {
+    let mut client = Client::Anonymous;
     if !keys.is_open() && method != Method::OPTIONS && !OPEN_PATHS.contains(&uri.path()) {
         let shown = shown_keys(headers, uri);
-        if !shown.iter().any(|key| keys.knows(key)) {
-            return Err(match shown.into_iter().next() {
-                Some(key) => ApiError::WrongKey { masked: mask(&key) },
-                None => ApiError::NoKey,
-            });
-        }
+        client = match shown.iter().find_map(|key| keys.place_of(key)) {
+            Some(place) => Client::Key(place),
+            None if shown.iter().any(|key| also(key)) => Client::Anonymous,
+            None => {
+                return Err(match shown.into_iter().next() {
+                    Some(key) => ApiError::WrongKey { masked: mask(&key) },
+                    None => ApiError::NoKey,
+                });
+            }
+        };
     }
     let version = query_value(uri, "api-version");
     if dialect.is_azure() && !version_is_acceptable(dialect, version.as_deref(), strict_version) {
         return Err(ApiError::UnknownApiVersion);
     }
-    Ok(())
+    Ok(client)
 }
 
 /// Enough of a key to recognise it, never enough to use it.
@@ -126,6 +135,7 @@ mod tests {
         }
         check(
             &keys,
+            |key| key == "issued-key" && uri == "/v1/realtime",
             false,
             Dialect::OpenAi,
             &Method::GET,
@@ -161,6 +171,7 @@ mod tests {
             &[("upgrade", "websocket"), ("sec-websocket-protocol", protocols)],
             "/v1/realtime"
         ));
+        assert!(allowed(&[("authorization", "Bearer issued-key")], "/v1/realtime"));
         assert!(allowed(&[], "/health"));
     }
 

@@ -23,14 +23,12 @@ const DRAIN_TIME: Duration = Duration::from_secs(60);
 const DRAIN_IDLE: Duration = Duration::from_secs(10);
 /// Bytes beyond the largest accepted body that are read of a refused one.
 const DRAIN_EXCESS_BYTES: u64 = 64 << 20;
-/// A body must bring so many bytes in each idle period, or end: one byte a minute is not an upload.
-const PROGRESS_BYTES: u64 = 512;
 /// Most bytes that the form's parser may swallow without giving a field or a piece of one.
 const PARSER_STALL_BYTES: u64 = 1 << 20;
 
-/// A body that two may read, one after the other.
+/// A body that two may read, one after the other: the handler, and whoever drains what it leaves.
 #[derive(Debug, Clone)]
-pub(super) struct Lent {
+pub(super) struct SharedBody {
     shared: Arc<Shared>,
     expects_continue: bool,
     accepted_bytes: u64,
@@ -44,9 +42,9 @@ struct Shared {
     draining: AtomicBool,
 }
 
-struct Borrowed(Arc<Shared>);
+struct SharedBodyStream(Arc<Shared>);
 
-impl Stream for Borrowed {
+impl Stream for SharedBodyStream {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -66,7 +64,7 @@ impl Stream for Borrowed {
 
 /// Splits a request's body into what the handler reads and what is kept for draining. `accepted_bytes` is the
 /// largest body the server takes. The handler finds the second part among the request's extensions.
-pub(super) fn lend(request: Request<Body>, accepted_bytes: u64) -> (Request<Body>, Option<Lent>) {
+pub(super) fn share(request: Request<Body>, accepted_bytes: u64) -> (Request<Body>, Option<SharedBody>) {
     let (mut parts, body) = request.into_parts();
     if body.is_end_stream() {
         return (Request::from_parts(parts, body), None);
@@ -77,14 +75,14 @@ pub(super) fn lend(request: Request<Body>, accepted_bytes: u64) -> (Request<Body
         ended: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     });
-    let borrowed = Body::from_stream(Borrowed(shared.clone()));
-    let lent = Lent {
+    let handed = Body::from_stream(SharedBodyStream(shared.clone()));
+    let kept = SharedBody {
         shared,
         expects_continue: expects_continue(&parts.headers),
         accepted_bytes,
     };
-    parts.extensions.insert(lent.clone());
-    (Request::from_parts(parts, borrowed), Some(lent))
+    parts.extensions.insert(kept.clone());
+    (Request::from_parts(parts, handed), Some(kept))
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
@@ -94,7 +92,7 @@ fn expects_continue(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
 }
 
-impl Lent {
+impl SharedBody {
     /// Reads what is left, in the background.
     ///
     /// Also wanted of a body that was used: hyper notices that a client has left only once the body has ended, and
@@ -106,7 +104,7 @@ impl Lent {
         if waiting || shared.ended.load(Ordering::Relaxed) || shared.draining.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut rest = Borrowed(shared.clone());
+        let mut rest = SharedBodyStream(shared.clone());
         let mut left = self.accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
         tokio::spawn(async move {
             let end = Instant::now() + DRAIN_TIME;
@@ -123,8 +121,8 @@ impl Lent {
 /// Why a body could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
-    #[error("the body stopped coming for {seconds} s")]
-    Idle { seconds: u64 },
+    #[error("the body brought {bytes} bytes in {seconds} s")]
+    Slow { bytes: u64, seconds: u64 },
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: u64, seen: u64 },
     #[error("a part's header is longer than {PARSER_STALL_BYTES} bytes")]
@@ -138,9 +136,14 @@ pub(super) enum BodyError {
 pub(super) struct BodyLimits {
     /// Largest whole body.
     pub(super) bytes: u64,
-    /// Longest pause.
-    pub(super) idle: Duration,
+    /// In each such time spent waiting for the client …
+    pub(super) period: Duration,
+    /// … it must bring so many bytes each second, or end.
+    pub(super) bytes_per_second: u64,
 }
+
+/// While every place is taken, an upload has to be so many times faster than otherwise: a slow one keeps others out.
+const FULL_FACTOR: u64 = 16;
 
 /// Tells the body's reader that its consumer gets on.
 #[derive(Debug, Clone, Default)]
@@ -153,29 +156,36 @@ impl Progress {
     }
 }
 
-struct Intake {
+/// Whether the body keeps others out now.
+pub(super) type InTheWay<'a> = &'a (dyn Fn() -> bool + Send + Sync);
+
+struct Intake<'a> {
     body: BodyDataStream,
     limits: BodyLimits,
+    in_the_way: InTheWay<'a>,
     seen: u64,
-    deadline: Instant,
+    /// Bytes of this period, and the time of it spent waiting for the client.
     fresh: u64,
+    waited: Duration,
     progress: Progress,
     ended: bool,
 }
 
 /// The body as a stream that keeps the limits: bytes counted while they come (chunked bodies announce no length),
-/// pauses timed, and no more than one chunk a poll, so that the parser never reads ahead of its consumer.
+/// the client's pauses timed, and no more than one chunk a poll, so that the parser never reads ahead of its consumer.
 pub(super) fn intake(
     body: Body,
     limits: BodyLimits,
     progress: Progress,
+    in_the_way: InTheWay<'_>,
 ) -> impl Stream<Item = Result<Bytes, BodyError>> + Send {
     let start = Intake {
         body: body.into_data_stream(),
         limits,
+        in_the_way,
         seen: 0,
-        deadline: Instant::now() + limits.idle,
         fresh: 0,
+        waited: Duration::ZERO,
         progress,
         ended: false,
     };
@@ -189,36 +199,119 @@ pub(super) fn intake(
     })
 }
 
-impl Intake {
+impl Intake<'_> {
     async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         tokio::task::yield_now().await;
-        // Time spent by the consumer (a slow disk, a waiting place) is not the client's pause.
-        if self.fresh >= PROGRESS_BYTES {
-            self.deadline = Instant::now() + self.limits.idle;
-            self.fresh = 0;
-        }
-        match timeout_at(self.deadline, self.body.next()).await {
-            Err(_) => Some(Err(BodyError::Idle {
-                seconds: self.limits.idle.as_secs(),
-            })),
-            Ok(None) => None,
-            Ok(Some(Err(error))) => Some(Err(BodyError::Broken(error))),
-            Ok(Some(Ok(chunk))) => {
-                let bytes = chunk.len() as u64;
-                self.seen += bytes;
-                self.fresh += bytes;
-                if self.seen > self.limits.bytes {
-                    return Some(Err(BodyError::TooLarge {
-                        limit: self.limits.bytes,
-                        seen: self.seen,
+        // Only the wait counts: what the consumer takes (a slow disk) is not the client's pause.
+        loop {
+            let began = Instant::now();
+            let left = self.limits.period.saturating_sub(self.waited);
+            let came = timeout(left, self.body.next()).await;
+            self.waited += began.elapsed();
+            let over = came.is_err() || self.waited >= self.limits.period;
+            if let Ok(Some(Ok(chunk))) = &came {
+                self.fresh += chunk.len() as u64;
+            }
+            if over {
+                if self.fresh < self.least() {
+                    return Some(Err(BodyError::Slow {
+                        bytes: self.fresh,
+                        seconds: self.limits.period.as_secs(),
                     }));
                 }
-                let stalled = self.progress.0.fetch_add(bytes, Ordering::Relaxed);
-                if stalled > PARSER_STALL_BYTES {
-                    return Some(Err(BodyError::Stalled));
-                }
-                Some(Ok(chunk))
+                self.fresh = 0;
+                self.waited = Duration::ZERO;
+            }
+            return match came {
+                Err(_) => continue,
+                Ok(None) => None,
+                Ok(Some(Err(error))) => Some(Err(BodyError::Broken(error))),
+                Ok(Some(Ok(chunk))) => Some(self.counted(chunk)),
+            };
+        }
+    }
+
+    /// Bytes that a period must bring; one at the least.
+    fn least(&self) -> u64 {
+        let factor = if (self.in_the_way)() { FULL_FACTOR } else { 1 };
+        let seconds = self.limits.period.as_secs_f64();
+        ((self.limits.bytes_per_second.saturating_mul(factor) as f64 * seconds) as u64).max(1)
+    }
+
+    fn counted(&mut self, chunk: Bytes) -> Result<Bytes, BodyError> {
+        let bytes = chunk.len() as u64;
+        self.seen += bytes;
+        if self.seen > self.limits.bytes {
+            return Err(BodyError::TooLarge {
+                limit: self.limits.bytes,
+                seen: self.seen,
+            });
+        }
+        let stalled = self.progress.0.fetch_add(bytes, Ordering::Relaxed);
+        if stalled > PARSER_STALL_BYTES {
+            return Err(BodyError::Stalled);
+        }
+        Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: BodyLimits = BodyLimits {
+        bytes: 1 << 30,
+        period: Duration::from_secs(30),
+        bytes_per_second: 1024,
+    };
+
+    /// A body of pieces of so many bytes, each after a pause.
+    fn body(bytes: usize, pause: Duration, pieces: usize) -> Body {
+        Body::from_stream(stream::unfold(0, move |piece| async move {
+            if piece == pieces {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from(vec![7; bytes])), piece + 1))
+        }))
+    }
+
+    /// Seconds until the end, and whether it came whole.
+    async fn read(body: Body, full: bool, consumer: Duration) -> (u64, bool) {
+        let began = Instant::now();
+        let progress = Progress::default();
+        let in_the_way = move || full;
+        let mut stream = Box::pin(intake(body, LIMITS, progress.clone(), &in_the_way));
+        while let Some(item) = stream.next().await {
+            progress.made();
+            tokio::time::sleep(consumer).await;
+            if item.is_err() {
+                return (began.elapsed().as_secs(), false);
             }
         }
+        (began.elapsed().as_secs(), true)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drip_loses_its_place_and_a_slow_line_does_not() {
+        let second = Duration::from_secs(1);
+        // Today's floor of 512 bytes in 30 s would let this one hold its place for ever.
+        let (seconds, whole) = read(body(20, second, 10_000), false, Duration::ZERO).await;
+        assert!(!whole && seconds <= 60, "{seconds}");
+        let (_, whole) = read(body(2048, second, 600), false, Duration::ZERO).await;
+        assert!(whole, "2 kB/s is slow but comes");
+        let (seconds, whole) = read(body(2048, second, 600), true, Duration::ZERO).await;
+        assert!(!whole && seconds <= 60, "it keeps others out: {seconds}");
+        let (_, whole) = read(body(1 << 16, second, 600), true, Duration::ZERO).await;
+        assert!(whole);
+        // A fast start earns no right to crawl afterwards.
+        let (_, whole) = read(body(100, Duration::from_secs(29), 3), false, Duration::ZERO).await;
+        assert!(!whole);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_slowness_is_not_the_clients() {
+        let (seconds, whole) = read(body(64, Duration::ZERO, 100), false, Duration::from_secs(20)).await;
+        assert!(whole && seconds >= 2000, "{seconds}");
     }
 }

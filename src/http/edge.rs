@@ -13,7 +13,8 @@ use tracing::Instrument;
 
 use super::dialect::Dialect;
 use super::error::{ApiError, Failure, answer};
-use super::{AppState, auth, drain};
+use super::{AppState, auth, drain, realtime};
+use crate::admission::Client;
 
 /// What the layers learn of a request and handlers may want.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct RequestContext {
     pub id: Arc<str>,
     /// Which surface was asked.
     pub dialect: Dialect,
+    /// Who asks.
+    pub client: Client,
     /// Bytes of body the client announced; chunked bodies announce none.
     pub content_length: Option<u64>,
 }
@@ -56,32 +59,34 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
     let content_length = text("content-length").and_then(|text| text.parse().ok());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let dialect = Dialect::of(uri.path());
-    let context = RequestContext {
-        id: uuid::Uuid::new_v4().to_string().into(),
-        dialect,
-        content_length,
-    };
     let route = match request.extensions().get::<MatchedPath>() {
         Some(path) => path.as_str().to_owned(),
         None => "unmatched".to_owned(),
     };
-    let admitted = auth::check(
+    let client = auth::check(
         &app.keys,
+        |key| realtime::PATHS.contains(&uri.path()) && app.realtime.as_ref().is_some_and(|r| r.issued(key)),
         app.config.server.strict_api_version,
         dialect,
         &method,
         &uri,
         request.headers(),
     );
+    let context = RequestContext {
+        id: uuid::Uuid::new_v4().to_string().into(),
+        dialect,
+        client: *client.as_ref().unwrap_or(&Client::Anonymous),
+        content_length,
+    };
     request.extensions_mut().insert(context.clone());
 
     let span = tracing::info_span!("request", id = %context.id, %method, %route);
     async move {
         let accepted_bytes = app.config.server.max_file_size_mb.saturating_mul(1 << 20);
-        let (request, lent) = drain::lend(request, accepted_bytes);
-        let response = match admitted {
+        let (request, kept) = drain::share(request, accepted_bytes);
+        let response = match client {
             Err(error) => error.into_response(),
-            Ok(()) => AssertUnwindSafe(next.run(request))
+            Ok(_) => AssertUnwindSafe(next.run(request))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|panic| {
@@ -93,10 +98,10 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
                 }),
         };
         // A body that stopped coming is not waited for again.
-        if let Some(lent) = lent
+        if let Some(body) = kept
             && response.status() != StatusCode::REQUEST_TIMEOUT
         {
-            lent.drain();
+            body.drain();
         }
         let mut response = in_dialect(response, dialect, agent.as_deref(), &method, &uri);
         add_headers(&mut response, &context, echo, started);

@@ -2,6 +2,7 @@
 //! the file never lies whole in memory.
 
 use std::error::Error as _;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -12,9 +13,12 @@ use super::drain::{BodyError, BodyLimits, Progress, intake};
 use super::error::ApiError;
 use super::fast_transcription;
 use super::fields::{self, FORM_TEXT_BYTES, Fields};
-use crate::audio::{AudioError, Spool, UploadedAudio};
-use crate::jobs::TranscribeOptions;
+use crate::admission::{Admitted, Arrival};
+use crate::audio::{AudioError, Spool, SpoolFolder, UploadedAudio};
+use crate::jobs::{JobRunner, TranscribeOptions};
 use crate::render::Presentation;
+use crate::schedule::PriorityClass;
+use crate::serving::Lease;
 use crate::transcript::Task;
 
 /// Parts in one form; SDKs send fewer than thirty.
@@ -58,27 +62,40 @@ impl FormKind {
 pub(super) struct FormRules {
     pub(super) limits: BodyLimits,
     pub(super) spool_memory_bytes: usize,
-    pub(super) spool_dir: Option<std::path::PathBuf>,
+    pub(super) spool_folder: Arc<SpoolFolder>,
     pub(super) stream_whisper_1: bool,
 }
 
-/// Reads the form.
+/// The name asked for and the model that serves it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) name: String,
+    pub(super) lease: Lease,
+}
+
+/// Reads the form; what it asks for turns the arrival into an admitted request.
 ///
-/// `deployment` is the path's, where the path has one; the form's `model` then decides nothing. `check_model` is
-/// asked as soon as `model` is known, so that a wrong name is refused before a large file is kept.
+/// `asked` comes from the path, where the path names a deployment; the form's `model` then decides nothing. Else the
+/// model is resolved as soon as its field is known, so that a wrong name is refused before a large file is kept.
 pub(super) async fn read(
     rules: &FormRules,
+    jobs: &dyn JobRunner,
     headers: &HeaderMap,
     body: Body,
     kind: FormKind,
-    deployment: Option<String>,
-    check_model: impl Fn(&str) -> Result<(), ApiError>,
-) -> Result<TranscriptionRequest, ApiError> {
+    arrival: Arrival,
+    mut asked: Option<Asked>,
+) -> Result<(Arc<Admitted>, TranscriptionRequest), ApiError> {
     let boundary = boundary(headers)?;
+    let by_path = asked.is_some();
     let progress = Progress::default();
-    let mut form = Multipart::new(intake(body, rules.limits, progress.clone()), boundary);
+    let in_the_way = || arrival.is_in_the_way();
+    let mut form = Multipart::new(
+        intake(body, rules.limits, progress.clone(), &in_the_way),
+        boundary,
+    );
     let mut fields = Fields::default();
-    let mut file: Option<(Intermediate, Option<String>)> = None;
+    let mut file: Option<(SpoolWriter, Option<String>)> = None;
     let mut text_bytes = 0;
     let mut parts = 0;
 
@@ -91,6 +108,7 @@ pub(super) async fn read(
             });
         }
         let name = part.name().unwrap_or_default().to_owned();
+        fields::refuse(&name)?;
         if name == kind.file_part() {
             if file.is_some() {
                 return Err(ApiError::invalid(
@@ -99,22 +117,27 @@ pub(super) async fn read(
                 ));
             }
             let file_name = part.file_name().map(str::to_owned);
-            let mut spool = Intermediate::new(rules);
+            let mut spool = SpoolWriter::new(rules);
             while let Some(chunk) = part.chunk().await.map_err(broken_form)? {
                 progress.made();
+                arrival.keep_recording(chunk.len() as u64)?;
                 spool.write(chunk).await?;
             }
             file = Some((spool, file_name));
-        } else if let Some((base, limit)) = fields::known(&name) {
-            let value = text(&mut part, base, limit, &progress).await?;
+        } else if let Some(known) = fields::known(&name) {
+            let value = text(&mut part, known.name, known.bytes, &progress).await?;
             text_bytes += value.len();
             if text_bytes > FORM_TEXT_BYTES {
                 return Err(ApiError::Form {
                     detail: format!("text fields hold more than {FORM_TEXT_BYTES} bytes"),
                 });
             }
-            if base == "model" && deployment.is_none() && !value.trim().is_empty() {
-                check_model(value.trim())?;
+            arrival.keep_text(value.len() as u64)?;
+            let model = value.trim();
+            if known.name == "model" && !by_path && !model.is_empty() {
+                let lease = jobs.resolve(model).await?;
+                let name = model.to_owned();
+                asked = Some(Asked { name, lease });
             }
             fields.push(&name, value)?;
         } else {
@@ -123,23 +146,16 @@ pub(super) async fn read(
             }
         }
     }
+    drop(form);
 
-    let name = match deployment {
-        Some(deployment) => deployment,
-        None => fields
-            .single("model")
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map_or_else(
-                || Err(missing("model", "you must provide a model parameter")),
-                |name| Ok(name.to_owned()),
-            )?,
-    };
-    let (options, presentation) = match kind {
+    let Asked { name, lease } =
+        asked.ok_or_else(|| missing("model", "you must provide a model parameter"))?;
+    let (options, presentation, class) = match kind {
         FormKind::Fields(task) => fields::read(&fields, task, &name, rules.stream_whisper_1)?,
         FormKind::FastTranscription => {
             let definition = fields.single(fast_transcription::DEFINITION_PART);
-            fast_transcription::read(definition, &name, file.is_some())?
+            let (options, presentation) = fast_transcription::read(definition, file.is_some())?;
+            (options, presentation, PriorityClass::Interactive)
         }
     };
     let Some((spool, part_name)) = file else {
@@ -161,12 +177,13 @@ pub(super) async fn read(
         family: presentation.family,
         has_extension,
     })?;
-    Ok(TranscriptionRequest {
+    let request = TranscriptionRequest {
         audio,
         options,
         presentation,
         has_extension,
-    })
+    };
+    Ok((arrival.admit(class, lease), request))
 }
 
 fn missing(param: &'static str, message: &str) -> ApiError {
@@ -229,7 +246,7 @@ fn broken_form(error: multer::Error) -> ApiError {
     if let multer::Error::StreamReadFailed(source) = error {
         return match source.downcast::<BodyError>() {
             Ok(error) => match *error {
-                BodyError::Idle { seconds } => ApiError::BodyIdle { seconds },
+                BodyError::Slow { bytes, seconds } => ApiError::SlowBody { bytes, seconds },
                 BodyError::TooLarge { limit, seen } => ApiError::TooLarge { limit, seen },
                 BodyError::Stalled => ApiError::Form {
                     detail: error.to_string(),
@@ -252,34 +269,30 @@ fn broken_form(error: multer::Error) -> ApiError {
 
 /// A recording on its way into the spool: straight into memory while it is small, in large blocking steps on
 /// threads made for that once it goes to the disk.
-struct Intermediate {
+struct SpoolWriter {
     spool: Option<Spool>,
-    memory_left: usize,
     batch: BytesMut,
 }
 
-impl Intermediate {
+impl SpoolWriter {
     fn new(rules: &FormRules) -> Self {
         Self {
             spool: Some(Spool::new(
                 rules.spool_memory_bytes,
                 rules.limits.bytes,
-                rules.spool_dir.clone(),
+                rules.spool_folder.clone(),
             )),
-            memory_left: rules.spool_memory_bytes,
             batch: BytesMut::new(),
         }
     }
 
     async fn write(&mut self, chunk: Bytes) -> Result<(), ApiError> {
-        if self.batch.is_empty() && chunk.len() <= self.memory_left {
-            self.memory_left -= chunk.len();
-            return match &mut self.spool {
-                Some(spool) => spool.write(&chunk).map_err(spool_failure),
-                None => Err(lost_spool()),
-            };
+        let Some(spool) = &mut self.spool else {
+            return Err(lost_spool());
+        };
+        if self.batch.is_empty() && spool.fits_in_memory(chunk.len()) {
+            return spool.write(&chunk).map_err(spool_failure);
         }
-        self.memory_left = 0;
         self.batch.extend_from_slice(&chunk);
         if self.batch.len() < DISK_BATCH_BYTES {
             return Ok(());
@@ -299,7 +312,7 @@ impl Intermediate {
         let lost = || AudioError::Io(std::io::Error::other("the spool was lost"));
         let mut spool = self.spool.take().ok_or_else(lost)?;
         let rest = self.batch.freeze();
-        if rest.is_empty() && self.memory_left > 0 {
+        if rest.is_empty() && spool.fits_in_memory(0) {
             return spool.finish(file_name);
         }
         blocking(move || {

@@ -5,6 +5,7 @@
 //! its form ([`form`], [`fields`]), and [`crate::render`] or [`stream`].
 
 mod auth;
+mod connection;
 pub mod diagnostics;
 mod dialect;
 mod drain;
@@ -15,6 +16,7 @@ mod fields;
 mod form;
 mod models;
 mod openapi;
+mod realtime;
 mod serve;
 mod stream;
 mod transcriptions;
@@ -29,12 +31,16 @@ use tower::ServiceBuilder;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 pub use auth::Keys;
+pub use connection::Transfer;
 pub use dialect::Dialect;
 pub use edge::{Outcome, RequestContext};
 pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};
 pub use form::TranscriptionRequest;
+pub use realtime::Realtime;
 pub use serve::{HEAD_TIMEOUT, serve};
 
+use crate::admission::Admission;
+use crate::audio::SpoolFolder;
 use crate::config::Config;
 use crate::jobs::JobRunner;
 
@@ -46,12 +52,18 @@ pub type Observer = Arc<dyn Fn(&Outcome) + Send + Sync>;
 pub struct AppState {
     /// Does the work.
     pub jobs: Arc<dyn JobRunner>,
+    /// Who may come in.
+    pub admission: Admission,
+    /// Where uploads are kept.
+    pub spool_folder: Arc<SpoolFolder>,
     /// The effective configuration.
     pub config: Arc<Config>,
     /// Whom to serve.
     pub keys: Keys,
     /// Counts answers; none in most tests.
     pub observe: Option<Observer>,
+    /// Live transcription; none in most tests.
+    pub realtime: Option<Arc<Realtime>>,
     /// Longest silence of a stream before a comment keeps it alive.
     pub keep_alive: std::time::Duration,
 }
@@ -64,13 +76,17 @@ impl std::fmt::Debug for AppState {
 
 impl AppState {
     /// State without an observer.
-    pub fn new(jobs: Arc<dyn JobRunner>, config: Arc<Config>) -> Self {
+    pub fn new(jobs: Arc<dyn JobRunner>, admission: Admission, config: Arc<Config>) -> Self {
         let keys = Keys::new(&config.server.api_keys);
+        let spool_folder = SpoolFolder::choose(config.audio.spool_dir.as_deref());
         Self {
             jobs,
+            admission,
+            spool_folder: Arc::new(spool_folder),
             config,
             keys,
             observe: None,
+            realtime: None,
             keep_alive: stream::KEEP_ALIVE,
         }
     }
@@ -88,6 +104,7 @@ pub fn router_with(state: AppState, more: Router) -> Router {
     let routes = Router::new()
         .merge(transcriptions::routes())
         .merge(models::routes())
+        .merge(realtime::routes())
         .merge(openapi::routes())
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
         .with_state(state)

@@ -154,8 +154,19 @@ async fn ask<T: Default + Send + 'static>(
         .unwrap_or_default()
 }
 
+/// Name of the model behind a name.
+pub(super) async fn lookup(app: &AppState, name: &str) -> Result<String, ApiError> {
+    let (jobs, name) = (app.jobs.clone(), name.to_owned());
+    let found = tokio::task::spawn_blocking(move || jobs.lookup(&name)).await;
+    let found = found.map_err(|panic| ApiError::Internal {
+        detail: panic.to_string(),
+        permanent: false,
+    })?;
+    Ok(found?)
+}
+
 async fn all(app: &AppState, dialect: Dialect) -> Vec<Model> {
-    let (known, lenient) = ask(app, |jobs| (jobs.models(), jobs.resolve(WHISPER_1).is_ok())).await;
+    let (known, lenient) = ask(app, |jobs| (jobs.models(), jobs.lookup(WHISPER_1).is_ok())).await;
     let usable = |info: &ModelInfo| info.installed || info.deployment || info.default;
     let known = known.into_iter().filter(usable);
     let mut models: Vec<Model> = known.map(|info| model(info.id, info.created, dialect)).collect();
@@ -206,7 +217,7 @@ async fn retrieve_model(
     }
     // The service's other ids are served too where unknown names are, though they are not listed.
     let service_id = Family::of(&name) != Family::Whisper;
-    if service_id && app.jobs.resolve(&name).is_ok() {
+    if service_id && lookup(&app, &name).await.is_ok() {
         return Ok(Json(model(name, WHISPER_1_CREATED, context.dialect)));
     }
     Err(ApiError::UnknownModelId { name })
@@ -226,7 +237,7 @@ async fn all_deployments(app: &AppState) -> Vec<Deployment> {
             .into_iter()
             .filter(|info| info.deployment || info.default);
         let named = known.map(|info| Deployment {
-            model: jobs.resolve(&info.id).unwrap_or_else(|_| info.id.clone()),
+            model: jobs.lookup(&info.id).unwrap_or_else(|_| info.id.clone()),
             id: info.id,
             object: "deployment",
             owner: "organization-owner",

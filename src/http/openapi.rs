@@ -559,7 +559,7 @@ fn fast() -> Operation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::fields::KNOWN;
+    use crate::http::fields::{KNOWN, REFUSED};
 
     #[test]
     fn the_form_described_is_the_form_read() {
@@ -574,8 +574,9 @@ mod tests {
             .collect();
         let mut read: Vec<&str> = KNOWN
             .iter()
-            .map(|(name, _)| *name)
+            .map(|known| known.name)
             .filter(|name| *name != "definition")
+            .chain(REFUSED)
             .collect();
         described.sort_unstable();
         read.sort_unstable();

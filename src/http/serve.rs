@@ -3,31 +3,36 @@
 //! `axum::serve` waits for the head of a request for ever; a few hundred connections that send a byte a minute would
 //! take all the files this process may open. Bodies have their own watch in [`super::drain`].
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Floored, Transfer};
 
 /// Longest wait for a complete request head, also of a connection that is kept alive between two requests. Longer
 /// than the clients of our examples keep theirs (5 s for `openai` in Python, 4 s in Node, 60 s behind nginx).
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Serves until `stop` fires, then ends idle connections at once and the others behind their answer.
+/// Serves until `stop` fires, then ends idle connections at once and the others behind their answer. Connections that have
+/// become WebSockets are no longer counted here.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
     head_timeout: Duration,
+    transfer: Transfer,
     stop: CancellationToken,
 ) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(head_timeout);
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     loop {
         // Goes on after errors by itself, with a pause when no more files can be opened.
         let (stream, _) = tokio::select! {
@@ -35,16 +40,29 @@ pub async fn serve(
             () = stop.cancelled() => break,
         };
         let service = TowerToHyperService::new(router.clone());
-        let connection = server.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        connection::prepare(&stream);
+        let stream = Floored::new(stream, transfer);
+        let connection = server
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let stopping = stop.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stopping.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.close();
+    connections.wait().await;
 }
 
 #[cfg(test)]
@@ -54,6 +72,11 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+
+    const TRANSFER: Transfer = Transfer {
+        period: Duration::from_secs(30),
+        bytes_per_second: 1024,
+    };
 
     /// A server that answers after `pause`, and its token.
     async fn start(
@@ -72,7 +95,7 @@ mod tests {
         };
         let router = Router::new().route("/", get(answer));
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, router, head_timeout, stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, head_timeout, TRANSFER, stop.clone()));
         (address, stop, serving)
     }
 

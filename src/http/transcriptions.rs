@@ -9,11 +9,13 @@ use axum::routing::{any, post};
 use axum::{Router, response::IntoResponse};
 
 use super::dialect::DeploymentPath;
-use super::drain::{BodyLimits, Lent};
+use super::drain::{BodyLimits, SharedBody};
 use super::edge::RequestContext;
 use super::error::ApiError;
-use super::form::{self, FormKind, FormRules, TranscriptionRequest};
+use super::form::{self, Asked, FormKind, FormRules, TranscriptionRequest};
 use super::{AppState, fast_transcription, models, stream};
+use crate::audio::AudioError;
+use crate::config::mebibytes;
 use crate::jobs::{JobEvent, JobHandle};
 use crate::render::{self, Family, Presentation};
 use crate::transcript::{Task, Transcript};
@@ -113,7 +115,7 @@ async fn deployment(
             deployment,
             operation,
         } => {
-            app.jobs.resolve(&deployment).map_err(ApiError::from)?;
+            models::lookup(&app, &deployment).await?;
             Err(ApiError::ForeignOperation {
                 operation,
                 deployment,
@@ -122,7 +124,7 @@ async fn deployment(
     }
 }
 
-/// From an admitted request to its answer.
+/// From an authenticated request to its answer.
 ///
 /// # Cancel safety
 ///
@@ -135,34 +137,50 @@ async fn serve(
     request: Request,
 ) -> Result<Response, ApiError> {
     let server = &app.config.server;
-    let limit = server.max_file_size_mb.saturating_mul(1 << 20);
-    if let Some(announced) = context.content_length.filter(|bytes| *bytes > limit) {
-        return Err(ApiError::TooLarge {
-            limit,
-            seen: announced,
+    let limit = mebibytes(server.max_file_size_mb);
+    let announced = context.content_length;
+    if let Some(seen) = announced.filter(|bytes| *bytes > limit) {
+        return Err(ApiError::TooLarge { limit, seen });
+    }
+    let arrival = app
+        .admission
+        .enter(context.id.clone(), context.client, announced)?;
+    let spool_memory_bytes = mebibytes(app.config.audio.spool_memory_mb as u64) as usize;
+    if let (Some(announced), Some(room)) = (announced, app.spool_folder.room())
+        && announced > room
+        && announced > spool_memory_bytes as u64
+    {
+        return Err(ApiError::Audio {
+            error: AudioError::StorageFull,
+            family: Family::Whisper,
+            has_extension: true,
         });
     }
-    let resolve = |name: &str| match app.jobs.resolve(name) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.into()),
+    let asked = match deployment {
+        Some(name) => Some(Asked {
+            lease: app.jobs.resolve(&name).await?,
+            name,
+        }),
+        None => None,
     };
-    if let Some(name) = &deployment {
-        resolve(name)?;
-    }
-    let ticket = app.jobs.admit().map_err(ApiError::Busy)?;
 
     let rules = FormRules {
         limits: BodyLimits {
             bytes: limit,
-            idle: Duration::from_secs(server.body_idle_timeout_seconds.max(1)),
+            period: Duration::from_secs(server.body_idle_timeout_seconds.max(1)),
+            bytes_per_second: server.min_transfer_bytes_per_second,
         },
-        spool_memory_bytes: app.config.audio.spool_memory_mb << 20,
-        spool_dir: app.config.audio.spool_dir.clone(),
+        spool_memory_bytes,
+        spool_folder: app.spool_folder.clone(),
         stream_whisper_1: server.stream_whisper_1,
     };
-    let leftover = request.extensions().get::<Lent>().cloned();
+    let leftover = request.extensions().get::<SharedBody>().cloned();
     let (parts, body) = request.into_parts();
-    let form = form::read(&rules, &parts.headers, body, kind, deployment, resolve).await?;
+    let ended = arrival.cancel.clone();
+    let (admitted, form) = tokio::select! {
+        form = form::read(&rules, &*app.jobs, &parts.headers, body, kind, arrival, asked) => form?,
+        () = ended.cancelled() => return Err(ApiError::Stopping),
+    };
     let TranscriptionRequest {
         audio,
         options,
@@ -171,11 +189,11 @@ async fn serve(
     } = form;
     tracing::debug!(bytes = audio.len(), format = ?shown.format, stream = shown.stream, "upload complete");
 
-    if let Some(lent) = leftover {
-        lent.drain();
+    if let Some(body) = leftover {
+        body.drain();
     }
 
-    let job = app.jobs.start(audio, options, ticket);
+    let job = app.jobs.start(admitted, audio, options);
     if shown.stream {
         let (dialect, keep_alive) = (context.dialect, app.keep_alive);
         return stream::response(

@@ -1,12 +1,15 @@
 //! The blocking half of a request: upload → windows, on a thread of its own, held back by a channel.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::audio::{AudioError, AudioLimits, AudioStream, ChannelMode, UploadedAudio};
-use crate::config::Config;
+use crate::audio::{
+    AudioError, AudioLimits, ChannelMode, DecoderSettings, Decoders, StopDecoding, UploadedAudio,
+};
+use crate::config::{Config, FfmpegSetting};
 use crate::speech::{Window, Windower, WindowerOptions};
 
 /// What the decoder's thread says.
@@ -24,43 +27,73 @@ pub(super) enum DecoderMessage {
     },
 }
 
-/// The configuration's bounds on a recording.
-pub(super) fn limits(config: &Config) -> AudioLimits {
+/// How the configuration wants recordings decoded, by children that run `program`.
+pub fn decoder_settings(config: &Config, program: PathBuf) -> DecoderSettings {
     let audio = &config.audio;
-    AudioLimits {
-        max_duration: Duration::from_secs(audio.max_duration_seconds),
-        max_channels: audio.max_channels,
-        max_sample_rate_hz: audio.max_sample_rate_hz,
-        max_tracks: audio.max_tracks,
-        max_metadata_bytes: audio.max_metadata_mb << 20,
-        max_decode_seconds_per_second: audio.max_decode_seconds_per_second,
+    DecoderSettings {
+        program,
+        limits: AudioLimits {
+            max_duration: Duration::from_secs(audio.max_duration_seconds),
+            max_channels: audio.max_channels,
+            max_sample_rate_hz: audio.max_sample_rate_hz,
+            max_tracks: audio.max_tracks,
+            max_metadata_bytes: crate::config::mebibytes(audio.max_metadata_mb as u64) as usize,
+        },
+        memory_bytes: crate::config::mebibytes(audio.max_decode_memory_mb),
+        cpu: Duration::from_secs(audio.max_decode_cpu_seconds),
+        ask_ffmpeg: audio.ffmpeg == FfmpegSetting::Auto,
     }
 }
 
 /// The blocking half: runs on its own thread and is held back by the channel.
 pub(super) struct Decoder {
-    pub(super) limits: AudioLimits,
+    pub(super) decoders: Decoders,
     pub(super) windower: WindowerOptions,
     pub(super) mode: ChannelMode,
-    pub(super) ask_ffmpeg: bool,
     pub(super) cancel: CancellationToken,
     /// The place is free only when this thread has ended too.
-    pub(super) _ticket: super::Ticket,
+    pub(super) _request: std::sync::Arc<crate::admission::Admitted>,
 }
 
 impl Decoder {
-    pub(super) fn run(
+    /// Sends the recording's windows to `out`. The child that decodes is killed as soon as the request is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recording::next_block`](crate::audio::Recording::next_block); [`AudioError::Internal`] when this half
+    /// panics, which is nobody's recording's fault.
+    pub(super) async fn decode(
         self,
         audio: UploadedAudio,
+        out: mpsc::Sender<DecoderMessage>,
+    ) -> Result<(), AudioError> {
+        let stop = StopDecoding::default();
+        let (stopping, cancelled) = (stop.clone(), self.cancel.clone());
+        let watch = tokio::spawn(async move {
+            cancelled.cancelled().await;
+            stopping.stop();
+        });
+        let span = tracing::Span::current();
+        let thread = tokio::task::spawn_blocking(move || span.in_scope(|| self.run(audio, &stop, &out)));
+        let result = thread.await.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "cutting a recording into windows failed");
+            Err(AudioError::Internal {
+                detail: panic.to_string(),
+            })
+        });
+        watch.abort();
+        result
+    }
+
+    fn run(
+        self,
+        audio: UploadedAudio,
+        stop: &StopDecoding,
         out: &mpsc::Sender<DecoderMessage>,
     ) -> Result<(), AudioError> {
-        let mut stream = if self.ask_ffmpeg {
-            AudioStream::open_or_ask_ffmpeg(audio, &self.limits, self.mode)?
-        } else {
-            AudioStream::open(audio, &self.limits, self.mode)?
-        };
+        let mut recording = self.decoders.open(audio, self.mode, stop)?;
         let mut windowers: Vec<Windower> = Vec::new();
-        while let Some(block) = stream.next_block()? {
+        while let Some(block) = recording.next_block()? {
             if self.cancel.is_cancelled() {
                 return Err(AudioError::Cancelled);
             }
@@ -81,7 +114,7 @@ impl Decoder {
             }
         }
         let _ = out.blocking_send(DecoderMessage::End {
-            samples: stream.decoded_samples(),
+            samples: recording.decoded_samples(),
         });
         Ok(())
     }

@@ -4,7 +4,15 @@ mod decoding;
 pub mod runner;
 mod second_look;
 
-use crate::serving::{ModelInfo, ServingError};
+pub use decoding::decoder_settings;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::admission::Admitted;
+use crate::audio::UploadedAudio;
+use crate::serving::{Lease, ModelInfo, ServingError};
 use crate::transcript::wording::{ProfanityMode, TranscribeStyle};
 use crate::transcript::{Segment, Task, Transcript};
 
@@ -13,8 +21,6 @@ pub use crate::config::LanguageMode;
 /// What a request asks of the model; how to show the answer is `http`'s business.
 #[derive(Debug, Clone, Default)]
 pub struct TranscribeOptions {
-    /// Deployment or model name as the client wrote it.
-    pub deployment: String,
     /// Transcribe or translate.
     pub task: Task,
     /// ISO 639-1 code known to [`crate::languages`]; `None` detects.
@@ -44,14 +50,12 @@ pub struct TranscribeOptions {
     pub vad_threshold: Option<f32>,
     /// Milliseconds kept before and after speech; `None` takes the configuration's.
     pub vad_padding_ms: Option<u32>,
-    /// Silence in milliseconds that ends a stretch of speech; `None` takes the configuration's.
+    /// Silence in milliseconds that ends a speech segment; `None` takes the configuration's.
     pub vad_min_silence_ms: Option<u32>,
     /// Transcribe every channel by itself.
     pub separate_channels: bool,
     /// With `separate_channels`: only these, counted from 0.
     pub only_channels: Option<Vec<u16>>,
-    /// Waits behind interactive requests when true.
-    pub batch: bool,
 }
 
 /// What a request says about wording. What is absent takes the configuration's; lists come on top of its lists.
@@ -67,16 +71,26 @@ pub struct WordingRequest {
     pub profanity_words: Vec<String>,
 }
 
-/// The prompt with the keywords at its end, where the model's memory of a prompt is surest.
+/// Most bytes of prompt that reach a model. It remembers the last 223 tokens of it (half its text context less one,
+/// `n_text_ctx / 2 - 1` in openai-whisper's `decoding.py`); English takes four to five bytes a token, Japanese two to
+/// three.
+const PROMPT_BYTES: usize = 1536;
+
+/// The prompt with the keywords at its end, where the model's memory of a prompt is surest; of a longer one the end.
 pub fn prompt_with_keywords(prompt: Option<&str>, keywords: &[String]) -> Option<String> {
     let keywords = keywords.join(", ");
     let prompt = prompt.filter(|prompt| !prompt.trim().is_empty());
-    match (prompt, keywords.is_empty()) {
-        (None, true) => None,
-        (Some(prompt), true) => Some(prompt.to_owned()),
-        (None, false) => Some(keywords),
-        (Some(prompt), false) => Some(format!("{} {keywords}", prompt.trim_end())),
+    let mut whole = match (prompt, keywords.is_empty()) {
+        (None, true) => return None,
+        (Some(prompt), true) => prompt.to_owned(),
+        (None, false) => keywords,
+        (Some(prompt), false) => format!("{} {keywords}", prompt.trim_end()),
+    };
+    let mut start = whole.len().saturating_sub(PROMPT_BYTES);
+    while !whole.is_char_boundary(start) {
+        start += 1;
     }
+    Some(whole.split_off(start))
 }
 
 /// What a running request tells its client.
@@ -103,36 +117,21 @@ pub enum JobError {
         /// For the log.
         detail: String,
     },
+    /// Our own code broke.
+    #[error("internal error: {detail}")]
+    Internal {
+        /// For the log.
+        detail: String,
+    },
+    /// The model was not ready for so long that waiting was given up.
+    #[error("no progress for {seconds} s")]
+    Deadline {
+        /// Time allowed without progress.
+        seconds: u64,
+    },
     /// The client left or the server stops.
     #[error("cancelled")]
     Cancelled,
-}
-
-/// All places are taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Busy {
-    /// When a place is likely to be free, from the measured rate; at least one second.
-    pub retry_after: std::time::Duration,
-}
-
-/// A place among the requests in service. Held until the work ends, not until the client leaves.
-#[derive(Debug, Clone)]
-pub struct Ticket {
-    permit: std::sync::Arc<dyn std::any::Any + Send + Sync>,
-}
-
-impl Ticket {
-    /// Wraps whatever frees the place when the last clone is dropped.
-    pub fn new(permit: impl std::any::Any + Send + Sync) -> Self {
-        Self {
-            permit: std::sync::Arc::new(permit),
-        }
-    }
-
-    /// How many hold this place.
-    pub fn holders(&self) -> usize {
-        std::sync::Arc::strong_count(&self.permit)
-    }
 }
 
 /// A running request. Dropping it cancels the work.
@@ -146,17 +145,12 @@ pub struct JobHandle {
 
 /// What `http` needs of the rest. The real one is `jobs::runner::Jobs`; tests may script one.
 pub trait JobRunner: Send + Sync + 'static {
-    /// Takes a place before an upload is read.
-    fn admit(&self) -> Result<Ticket, Busy>;
-    /// Checks a deployment or model name before an upload is read; `Ok` names the model that will serve it.
-    fn resolve(&self, name: &str) -> Result<String, ServingError>;
+    /// The model that will serve a deployment or model name, before an upload is read; its loading begins.
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Lease, ServingError>>;
+    /// Name of the model behind a name, for lists: nothing is loaded. May read files.
+    fn lookup(&self, name: &str) -> Result<String, ServingError>;
     /// Starts the work; returns at once.
-    fn start(
-        &self,
-        audio: crate::audio::UploadedAudio,
-        options: TranscribeOptions,
-        ticket: Ticket,
-    ) -> JobHandle;
-    /// Everything that `/models` lists.
+    fn start(&self, request: Arc<Admitted>, audio: UploadedAudio, options: TranscribeOptions) -> JobHandle;
+    /// Everything that `/models` lists. May read files.
     fn models(&self) -> Vec<ModelInfo>;
 }

@@ -1,23 +1,24 @@
 //! The walk itself: decode → windows → schedule → assemble, with nothing held for longer than it must.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
 
-use super::decoding::{Decoder, DecoderMessage, limits};
+use super::decoding::{Decoder, DecoderMessage};
 use super::second_look::{Heard, LanguageTracker, Verdict, is_mostly_vocabulary};
 use super::{
-    Busy, JobError, JobEvent, JobHandle, JobRunner, LanguageMode, Ticket, TranscribeOptions, WordingRequest,
+    JobError, JobEvent, JobHandle, JobRunner, LanguageMode, TranscribeOptions, WordingRequest,
     prompt_with_keywords,
 };
-use crate::audio::{AudioError, ChannelMode, SAMPLE_RATE_HZ, UploadedAudio};
-use crate::config::{Config, FfmpegSetting, Switch};
+use crate::admission::turns::Turn;
+use crate::admission::{Admission, Admitted};
+use crate::audio::{AudioError, ChannelMode, Decoders, SAMPLE_RATE_HZ, UploadedAudio};
+use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError, VocabularyOptions};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
@@ -27,7 +28,7 @@ use crate::speech::{Window, WindowerOptions};
 use crate::transcript::wording::{Wording, WordingRules};
 use crate::transcript::{Assembler, Place, Segment, Task, Transcript, WindowTranscript};
 
-/// Windows decoded ahead of the engine, beyond one a core.
+/// Windows decoded ahead of the engine, beyond those that it runs side by side.
 const WINDOWS_AHEAD: usize = 2;
 /// Events a slow client may leave unread before its request pauses.
 const EVENTS_AHEAD: usize = 64;
@@ -36,8 +37,14 @@ const EVENTS_AHEAD: usize = 64;
 const PER_WINDOW_TARGET: Duration = Duration::from_secs(8);
 const PER_WINDOW_MINIMUM: Duration = Duration::from_secs(3);
 const PER_WINDOW_GAP: Duration = Duration::from_millis(500);
-/// How fast old request times fade.
-const RATE_WEIGHT: f64 = 0.2;
+/// Longest time in service without a window while others wait.
+const TURN_TIME: Duration = Duration::from_secs(1);
+
+/// Windows of one recording that run side by side: one a core, or as many as the engines have slots.
+fn side_by_side(lease: &Lease, scheduler: &Scheduler) -> usize {
+    let slots: usize = lease.model().reports().iter().map(|report| report.slots).sum();
+    slots.max(scheduler.cores())
+}
 
 /// The real [`JobRunner`].
 #[derive(Debug, Clone)]
@@ -50,22 +57,10 @@ struct Inner {
     config: Arc<Config>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    admission: Admission,
+    decoders: Decoders,
     metrics: Arc<Metrics>,
     locale: Locale,
-    /// Requests in service and waiting together.
-    places: Arc<AtomicUsize>,
-    service: Arc<Semaphore>,
-    /// Smoothed seconds a request is in service.
-    request_seconds: Mutex<f64>,
-}
-
-struct PlaceGuard(Arc<AtomicUsize>, Arc<Metrics>);
-
-impl Drop for PlaceGuard {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-        self.1.in_flight.add(-1);
-    }
 }
 
 impl Jobs {
@@ -74,27 +69,22 @@ impl Jobs {
         config: Arc<Config>,
         registry: Arc<Registry>,
         scheduler: Scheduler,
+        admission: Admission,
+        decoders: Decoders,
         metrics: Arc<Metrics>,
         locale: Locale,
     ) -> Self {
-        let service = Arc::new(Semaphore::new(config.performance.max_concurrent_requests.max(1)));
         Self {
             inner: Arc::new(Inner {
                 config,
                 registry,
                 scheduler,
+                admission,
+                decoders,
                 metrics,
                 locale,
-                places: Arc::default(),
-                service,
-                request_seconds: Mutex::new(2.0),
             }),
         }
-    }
-
-    /// The models behind the names.
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.inner.registry
     }
 
     /// Runs one window on the default model, behind all others, unless its speed is known; nothing but that comes of it.
@@ -127,70 +117,41 @@ impl Jobs {
             .map_err(|e| e.to_string())
     }
 
-    /// Requests in service or waiting.
-    pub fn in_flight(&self) -> usize {
-        self.inner.places.load(Ordering::Relaxed)
+    /// The models behind the names.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.inner.registry
     }
 }
 
 impl JobRunner for Jobs {
-    fn admit(&self) -> Result<Ticket, Busy> {
-        let inner = &self.inner;
-        let performance = &inner.config.performance;
-        let most = performance.max_concurrent_requests.max(1) + performance.queue_length;
-        let taken = inner
-            .places
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < most).then_some(now + 1)
-            });
-        match taken {
-            Ok(_) => {
-                inner.metrics.in_flight.add(1);
-                Ok(Ticket::new(PlaceGuard(
-                    inner.places.clone(),
-                    inner.metrics.clone(),
-                )))
-            }
-            Err(now) => {
-                inner.metrics.busy.add(1);
-                let each = *inner
-                    .request_seconds
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                let rounds = now as f64 / performance.max_concurrent_requests.max(1) as f64;
-                // SDKs ignore waits above 60 s, or obey them for ever.
-                let seconds = (each * rounds / 2.0).clamp(1.0, 59.0);
-                Err(Busy {
-                    retry_after: Duration::from_secs_f64(seconds),
-                })
-            }
-        }
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Lease, ServingError>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.inner.registry.resolve(&name).await })
     }
 
-    fn resolve(&self, name: &str) -> Result<String, ServingError> {
+    fn lookup(&self, name: &str) -> Result<String, ServingError> {
         self.inner.registry.lookup(name)
     }
 
-    fn start(&self, audio: UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle {
+    fn start(&self, request: Arc<Admitted>, audio: UploadedAudio, options: TranscribeOptions) -> JobHandle {
         let (send, events) = mpsc::channel(EVENTS_AHEAD);
-        let cancel = CancellationToken::new();
+        let cancel = request.cancel.clone();
         let inner = self.inner.clone();
-        let token = cancel.clone();
-        let span = tracing::Span::current();
         let work = async move {
             let began = Instant::now();
+            let walk = AssertUnwindSafe(inner.walk(&request, audio, options, &send)).catch_unwind();
             let outcome = tokio::select! {
-                outcome = inner.clone().walk(audio, options, &send, &token, ticket.clone()) => outcome,
-                () = token.cancelled() => Err(JobError::Cancelled),
+                outcome = walk => outcome.unwrap_or_else(|panic| Err(broken(&*panic))),
+                () = request.cancel.cancelled() => Err(JobError::Cancelled),
                 () = send.closed() => Err(JobError::Cancelled),
             };
-            token.cancel(); // ends the decoder
+            request.cancel.cancel(); // ends the decoder
             inner.count(&outcome, began.elapsed());
-            drop(ticket);
+            drop(request);
             let last = outcome.map(|transcript| JobEvent::Finished(Box::new(transcript)));
             let _ = send.send(last).await;
         };
-        tokio::spawn(tracing::Instrument::instrument(work, span));
+        tokio::spawn(tracing::Instrument::instrument(work, tracing::Span::current()));
         JobHandle {
             events,
             cancel: cancel.drop_guard(),
@@ -199,6 +160,15 @@ impl JobRunner for Jobs {
 
     fn models(&self) -> Vec<ModelInfo> {
         self.inner.registry.list()
+    }
+}
+
+/// A panic of our own code: no client's fault.
+fn broken(panic: &(dyn std::any::Any + Send)) -> JobError {
+    let words = panic.downcast_ref::<&str>().copied();
+    let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    JobError::Internal {
+        detail: format!("panic: {}", words.unwrap_or("without words")),
     }
 }
 
@@ -211,18 +181,16 @@ impl Inner {
                     .audio_us
                     .add((f64::from(transcript.duration) * 1e6) as u64);
                 self.metrics.request_us.add(took.as_micros() as u64);
-                let mut seconds = self
-                    .request_seconds
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                *seconds += RATE_WEIGHT * (took.as_secs_f64() - *seconds);
+                self.admission.served(took);
             }
             Err(JobError::Cancelled | JobError::Audio(AudioError::Cancelled)) => {
                 self.metrics.cancelled.add(1);
             }
             Err(
-                JobError::Audio(AudioError::Io(_))
+                JobError::Audio(AudioError::Io(_) | AudioError::Internal { .. })
                 | JobError::Failed { .. }
+                | JobError::Internal { .. }
+                | JobError::Deadline { .. }
                 | JobError::Serving(ServingError::Unavailable { .. } | ServingError::Fetching { .. }),
             ) => {
                 self.metrics.failed.add(1);
@@ -234,57 +202,61 @@ impl Inner {
     }
 
     async fn walk(
-        self: Arc<Self>,
+        &self,
+        request: &Arc<Admitted>,
         audio: UploadedAudio,
         options: TranscribeOptions,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
-        cancel: &CancellationToken,
-        ticket: Ticket,
     ) -> Result<Transcript, JobError> {
-        let _service = self
-            .service
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| JobError::Cancelled)?;
-        let lease = self.registry.resolve(&options.deployment).await?;
-        lease.ready().await?;
-        let gpu = lease.model().reports().first().is_some_and(|r| r.gpu);
+        // A model that loads holds up nobody but its own requests.
+        self.ready(request).await?;
+        let turn = request.turn().await;
+        let model = request.lease.model().clone();
+        let gpu = model.reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.transcription_starts(gpu));
         let began = Instant::now();
 
-        let (send, cuts) = mpsc::channel(self.scheduler.cores() + WINDOWS_AHEAD);
+        let (send, messages) = mpsc::channel(side_by_side(&request.lease, &self.scheduler) + WINDOWS_AHEAD);
         let decoder = Decoder {
-            limits: limits(&self.config),
+            decoders: self.decoders.clone(),
             windower: self.windower(&options),
             mode: if options.separate_channels {
                 ChannelMode::Separate
             } else {
                 ChannelMode::Mixed
             },
-            ask_ffmpeg: self.config.audio.ffmpeg == FfmpegSetting::Auto,
-            cancel: cancel.clone(),
-            _ticket: ticket,
+            cancel: request.cancel.clone(),
+            _request: request.clone(),
         };
-        let span = tracing::Span::current();
-        let decoding = tokio::task::spawn_blocking(move || span.in_scope(|| decoder.run(audio, &send)));
+        let decoding = tokio::spawn(tracing::Instrument::in_current_span(decoder.decode(audio, send)));
 
-        let mut request = Request::new(&self, lease, options);
-        let result = request.consume(cuts, events).await;
+        let mut walk = Request::new(self, request.clone(), options);
+        let result = walk.consume(Service::new(request, turn), messages, events).await;
         // The decoder's own error comes first: the channel's end is only its shadow.
-        let decoded = decoding.await.unwrap_or_else(|panic| {
-            Err(AudioError::Corrupt {
-                container: "unknown".to_owned(),
-                detail: panic.to_string(),
-            })
-        });
+        let decoded = match decoding.await {
+            Ok(decoded) => decoded.map_err(JobError::from),
+            Err(panic) => Err(JobError::Internal {
+                detail: format!("decoder: {panic}"),
+            }),
+        };
         if !matches!(result, Err(JobError::Failed { .. } | JobError::Serving(_))) {
             decoded?;
         }
         let transcript = result?;
-        let gpu = request.lease.model().reports().first().is_some_and(|r| r.gpu);
+        let gpu = model.reports().first().is_some_and(|r| r.gpu);
         tracing::info!("{}", self.locale.inference_time(began.elapsed(), gpu));
         Ok(transcript)
+    }
+
+    async fn ready(&self, request: &Admitted) -> Result<(), JobError> {
+        let began = Instant::now();
+        let limit = request.deadline.at();
+        let ready = tokio::time::timeout_at(limit, request.lease.ready()).await;
+        ready.map_err(|_| JobError::Deadline {
+            seconds: began.elapsed().as_secs(),
+        })??;
+        request.deadline.progressed();
+        Ok(())
     }
 
     fn windower(&self, options: &TranscribeOptions) -> WindowerOptions {
@@ -346,13 +318,85 @@ fn is_per_window(config: &Config, options: &TranscribeOptions) -> bool {
     mode == LanguageMode::PerWindow && options.language.is_none() && !configured
 }
 
+/// A request's turn in service, while it has one.
+struct Service<'r> {
+    request: &'r Admitted,
+    turn: Option<Turn>,
+    waiting: Option<BoxFuture<'r, Turn>>,
+    /// The turn gave a window, or its time is over.
+    used: bool,
+    since: tokio::time::Instant,
+}
+
+impl<'r> Service<'r> {
+    fn new(request: &'r Admitted, turn: Turn) -> Self {
+        Self {
+            request,
+            turn: Some(turn),
+            waiting: None,
+            used: false,
+            since: tokio::time::Instant::now(),
+        }
+    }
+
+    fn in_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Gives the turn on when somebody should have it, and for good once the decoder has nothing more.
+    fn give_way(&mut self, open: bool) {
+        if !open || self.request.turn_is_wanted(self.used) {
+            self.turn = None;
+        }
+    }
+
+    /// The next turn has come, or this one should be looked at again.
+    async fn changed(&mut self) {
+        if self.turn.is_some() {
+            return self.used_up().await;
+        }
+        let request = self.request;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(request.turn()));
+        let turn = waiting.await;
+        self.waiting = None;
+        self.turn = Some(turn);
+        self.used = false;
+        self.since = tokio::time::Instant::now();
+    }
+
+    /// A turn without a window (silence, a slow decoder, an engine that restarts) is no reason to keep others waiting.
+    async fn used_up(&mut self) {
+        if self.used {
+            // Somebody may have come to want it.
+            tokio::time::sleep(TURN_TIME).await;
+        } else {
+            tokio::time::sleep_until(self.since + TURN_TIME).await;
+            self.used = true;
+        }
+    }
+
+    /// A client that does not read keeps no turn.
+    async fn send(
+        &mut self,
+        events: &mpsc::Sender<Result<JobEvent, JobError>>,
+        event: JobEvent,
+    ) -> Result<(), JobError> {
+        let event = match events.try_send(Ok(event)) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(JobError::Cancelled),
+            Err(mpsc::error::TrySendError::Full(event)) => event,
+        };
+        self.turn = None;
+        events.send(event).await.map_err(|_| JobError::Cancelled)
+    }
+}
+
 /// One request's windows on their way through the engine.
 struct Request<'j> {
     jobs: &'j Inner,
-    lease: Lease,
+    admitted: Arc<Admitted>,
     options: TranscribeOptions,
     id: RequestId,
-    deadline: Deadline,
     /// Given by the request or the configuration.
     language: Option<String>,
     /// Every window may have a language of its own.
@@ -382,7 +426,7 @@ struct Again {
 type Outcome = (Again, bool, Result<WindowTranscript, EngineError>);
 
 impl<'j> Request<'j> {
-    fn new(jobs: &'j Inner, lease: Lease, options: TranscribeOptions) -> Self {
+    fn new(jobs: &'j Inner, admitted: Arc<Admitted>, options: TranscribeOptions) -> Self {
         let configured = match jobs.config.whisper.language.as_str() {
             "auto" => None,
             code => Some(code.to_owned()),
@@ -395,9 +439,8 @@ impl<'j> Request<'j> {
         let weight = options.keyword_weight.unwrap_or(jobs.config.vocabulary.weight);
         Self {
             jobs,
-            lease,
+            admitted,
             id: RequestId::next(),
-            deadline: Deadline::new(Duration::from_secs(jobs.config.server.request_deadline_seconds)),
             per_window: is_per_window(&jobs.config, &options),
             language,
             vocabulary: (!phrases.is_empty()).then_some(VocabularyOptions { phrases, weight }),
@@ -411,10 +454,11 @@ impl<'j> Request<'j> {
 
     async fn consume(
         &mut self,
-        mut cuts: mpsc::Receiver<DecoderMessage>,
+        mut service: Service<'_>,
+        mut messages: mpsc::Receiver<DecoderMessage>,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
     ) -> Result<Transcript, JobError> {
-        let most = self.jobs.scheduler.cores() + WINDOWS_AHEAD;
+        let most = side_by_side(&self.admitted.lease, &self.jobs.scheduler) + WINDOWS_AHEAD;
         let mut running: FuturesOrdered<BoxFuture<'static, Outcome>> = FuturesOrdered::new();
         // Windows whose language is settled, in order; some of them run again.
         let mut settled: FuturesOrdered<BoxFuture<'static, Outcome>> = FuturesOrdered::new();
@@ -422,14 +466,26 @@ impl<'j> Request<'j> {
         let mut open = true;
         let mut first = true;
         loop {
+            if !open && running.is_empty() {
+                let rest = self.decide_rest();
+                if rest.is_empty() && settled.is_empty() {
+                    break;
+                }
+                for decided in rest {
+                    settled.push_back(self.settle(decided));
+                }
+            }
+            service.give_way(open);
             // Until a channel's language is known its windows go one by one: the first with text decides for the file.
-            let room = self.undecided == 0 && running.len() + settled.len() < most;
+            let room = service.in_turn() && self.undecided == 0 && running.len() + settled.len() < most;
             tokio::select! {
-                cut = cuts.recv(), if open && room => match cut {
+                () = service.changed(), if open => {}
+                message = messages.recv(), if open && room => match message {
                     Some(DecoderMessage::Window { channel, channels, window }) => {
                         if self.is_wanted(channel) {
                             running.push_back(self.run(window, channel, channels, std::mem::take(&mut first)));
                         }
+                        service.used = true;
                     }
                     Some(DecoderMessage::End { samples: n }) => samples = Some(n),
                     None => open = false,
@@ -440,28 +496,13 @@ impl<'j> Request<'j> {
                     for decided in self.decide(again, window) {
                         settled.push_back(self.settle(decided));
                     }
-                    if running.is_empty() && !open {
-                        for decided in self.decide_rest() {
-                            settled.push_back(self.settle(decided));
-                        }
-                    }
                 }
                 Some((again, _, outcome)) = settled.next(), if !settled.is_empty() => {
                     let window = outcome.map_err(engine_error)?;
                     let fresh = self.assemble(again.place, again.channel, window);
                     if !fresh.is_empty() {
                         self.segments.extend(fresh.iter().cloned());
-                        events.send(Ok(JobEvent::Segments(fresh))).await.map_err(|_| JobError::Cancelled)?;
-                    }
-                }
-                else => {
-                    // The recording may end after the last window has come back.
-                    let rest = self.decide_rest();
-                    if rest.is_empty() {
-                        break;
-                    }
-                    for decided in rest {
-                        settled.push_back(self.settle(decided));
+                        service.send(events, JobEvent::Segments(fresh)).await?;
                     }
                 }
             }
@@ -527,18 +568,14 @@ impl<'j> Request<'j> {
         let vad = self.options.vad.unwrap_or(self.jobs.config.speech.vad);
         let place = place(&window, channel, channels, vad);
         let language = self.language_of(channel);
-        let undecided = language.is_none() && self.lease.multilingual() && !self.per_window;
+        let undecided = language.is_none() && self.admitted.lease.multilingual() && !self.per_window;
         self.undecided += usize::from(undecided);
         let task = WindowTask {
             request: self.id,
-            class: if self.options.batch {
-                PriorityClass::Batch
-            } else {
-                PriorityClass::Interactive
-            },
+            class: self.admitted.class,
             first,
-            lease: self.lease.clone(),
-            deadline: self.deadline.clone(),
+            lease: self.admitted.lease.clone(),
+            deadline: self.admitted.deadline.clone(),
             options: self.decode_options(language),
             samples: window.samples,
         };
@@ -549,7 +586,7 @@ impl<'j> Request<'j> {
             task: keep.then(|| task.clone()),
         };
         let scheduler = self.jobs.scheduler.clone();
-        let prompt = self.options.prompt.clone();
+        let prompt = prompt_with_keywords(self.options.prompt.as_deref(), &[]);
         Box::pin(async move {
             let phrases = task.options.vocabulary.as_ref().map(|v| v.phrases.clone());
             let mut outcome = scheduler.run(task).await;
@@ -617,14 +654,20 @@ impl<'j> Request<'j> {
 
     fn decode_options(&self, language: Option<String>) -> DecodeOptions {
         let whisper = &self.jobs.config.whisper;
-        let gpu = self.lease.model().reports().first().is_some_and(|r| r.gpu);
+        let gpu = self
+            .admitted
+            .lease
+            .model()
+            .reports()
+            .first()
+            .is_some_and(|r| r.gpu);
         DecodeOptions {
             task: self.options.task,
             language,
             candidate_languages: self.options.candidate_languages.clone(),
-            prompt: self.vocabulary.as_ref().map_or_else(
-                || self.options.prompt.clone(),
-                |v| prompt_with_keywords(self.options.prompt.as_deref(), &v.phrases),
+            prompt: prompt_with_keywords(
+                self.options.prompt.as_deref(),
+                self.vocabulary.as_ref().map_or(&[], |v| &v.phrases),
             ),
             vocabulary: self.vocabulary.clone(),
             temperature: self.options.temperature,

@@ -11,8 +11,13 @@ use super::staging;
 /// Copies (not links) into the cache cost disk, so only files up to this size are copied: 1 GiB.
 const MAX_COPY_BYTES: u64 = 1 << 30;
 
-/// `$XDG_CACHE_HOME` or `~/.cache` (`%LOCALAPPDATA%` on Windows), then `whisper-backend-api/models`.
+/// Where verified model files are kept.
 pub(crate) fn default_folder() -> Option<PathBuf> {
+    cache_folder("models")
+}
+
+/// `$XDG_CACHE_HOME` or `~/.cache` (`%LOCALAPPDATA%` on Windows), then `whisper-backend-api` and `kind`.
+pub fn cache_folder(kind: &str) -> Option<PathBuf> {
     let from = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -22,7 +27,7 @@ pub(crate) fn default_folder() -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
         .or_else(|| from("LOCALAPPDATA").filter(|_| cfg!(windows)))
         .or_else(|| from("HOME").map(|home| home.join(".cache")))
-        .map(|base| base.join("whisper-backend-api").join("models"))
+        .map(|base| base.join("whisper-backend-api").join(kind))
 }
 
 pub(crate) fn path_of(folder: &Path, checksum: &Checksum) -> PathBuf {

@@ -77,7 +77,7 @@ impl fmt::Display for Languages {
 /// A way to a model's file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Source {
+pub enum ModelSource {
     /// The file itself, from the model hub.
     Hub,
     /// Python packages with the same weights in CTranslate2's form.
@@ -130,7 +130,7 @@ pub struct Entry {
     pub mels: u32,
     /// Where it comes from, in the order of trying.
     #[serde(rename = "source")]
-    pub sources: Vec<Source>,
+    pub sources: Vec<ModelSource>,
 }
 
 impl Entry {
@@ -272,7 +272,7 @@ mod tests {
             assert_eq!((same_name, same_sum), (1, 1), "{}", entry.name);
             assert!(!entry.sources.is_empty(), "{}", entry.name);
             for source in &entry.sources {
-                if let Source::Derive { from, quantization } = source {
+                if let ModelSource::Derive { from, quantization } = source {
                     assert_eq!(entry.name, format!("{from}-{}", quantization.0));
                     let base = catalogue.find(from).unwrap();
                     assert_eq!((base.quantization(), base.mels), (None, entry.mels));

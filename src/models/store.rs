@@ -23,7 +23,7 @@ pub struct Store {
 
 /// A model file that is there and that whisper.cpp can load.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
+pub struct StoredModel {
     /// Catalogue name, else the file's name without `ggml-` and `.bin`.
     pub name: String,
     /// The file.
@@ -107,13 +107,13 @@ impl Store {
     ///
     /// `NotInstalled` when the catalogue knows it, `NoSuchFile` or `Unknown` when it does not, `Malformed` when the
     /// file cannot be loaded.
-    pub fn resolve(&self, name_or_path: &str) -> Result<Model, ModelError> {
+    pub fn resolve(&self, name_or_path: &str) -> Result<StoredModel, ModelError> {
         let path = self.locate(name_or_path)?;
         let header = ggml::check(&path)?;
         let bytes = fs::metadata(&path)
             .map_err(|e| ModelError::io("read", &path, e))?
             .len();
-        Ok(Model {
+        Ok(StoredModel {
             name: name_of(&path),
             path,
             bytes,

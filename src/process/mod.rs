@@ -19,5 +19,8 @@ pub use limits::{
 };
 pub use program::{AsyncChild, Child, Program};
 
+/// Where a stream of a child leads.
+pub use std::process::Stdio;
+
 /// Ends of pipes to a child that async code talks to.
 pub use tokio::process::{ChildStderr, ChildStdin, ChildStdout};

@@ -141,6 +141,13 @@ impl<J: Job> Dispatcher<J> {
         state.queue.len() + state.alone.len()
     }
 
+    /// Parts of cores given out.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the model checker's test asks")]
+    pub(super) fn used(&self) -> usize {
+        self.lock().used
+    }
+
     /// Windows paused so far.
     pub(super) fn preemptions(&self) -> u64 {
         self.lock().preemptions
@@ -245,8 +252,8 @@ impl<J: Job> Dispatcher<J> {
             && let Some(other) = state.running.get_mut(&other)
         {
             other.pauses = None;
-            other.cost = CORE;
-            state.used += CORE;
+            other.cost = ended.cost;
+            state.used += ended.cost;
         }
     }
 }
@@ -433,7 +440,8 @@ impl<J: Job> State<J> {
                 !r.gpu
                     && !r.first
                     && !r.was_paused
-                    && r.cost == CORE
+                    && r.threads == 1
+                    && r.cost > 0
                     && r.pauses.is_none()
                     && r.remote.is_some()
             })

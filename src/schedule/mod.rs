@@ -9,6 +9,8 @@ mod class;
 mod dispatch;
 mod queue;
 mod task;
+#[cfg(test)]
+mod tests;
 
 /// What [`dispatch`] is made of: a test swaps it for a model checker's.
 mod sync {
@@ -326,9 +328,13 @@ impl Scheduler {
     ) -> Result<WindowTranscript, EngineError> {
         let dispatcher = &self.shared.dispatcher;
         let limit = self.limit(slot, waiting.seconds());
+        let options = DecodeOptions {
+            urgent: waiting.first && waiting.class != PriorityClass::Batch,
+            ..waiting.options.clone()
+        };
         let mut window = slot.engine().submit(
             waiting.samples.clone(),
-            waiting.options.clone(),
+            options,
             u32::try_from(threads).unwrap_or(u32::MAX),
         );
         let remote = window.remote();

@@ -111,6 +111,7 @@ impl Search<'_> {
         };
         let report = Report::new(self.progress, self.state, fetch);
         let options = PullOptions {
+            pip: self.config.models.pip,
             cancel: Some(self.cancel.clone()),
             ..PullOptions::default()
         };

@@ -17,9 +17,9 @@ use super::replica::{EnginePlan, Placement};
 use super::residency::Residence;
 use super::{Lease, ModelInfo, ModelState, ServingError};
 use crate::config::{Config, Count, GpuDevices, Switch};
-use crate::engine::EngineSpec;
 use crate::engine::message::GpuDevice;
 use crate::engine::process::{Launcher, NoGpu};
+use crate::engine::{EngineSetting, EngineSpec};
 use crate::metrics::Metrics;
 use crate::models::{Languages, Progress, Store};
 
@@ -187,7 +187,9 @@ impl Registry {
 
     /// Looks for GPUs in a child process, when they are wanted and built in.
     async fn find_gpus(&self) {
-        let wanted = self.config.whisper.enable_gpu && gpu_compiled();
+        let whisper = &self.config.whisper;
+        // The native engine runs on the processor alone.
+        let wanted = whisper.enable_gpu && gpu_compiled() && whisper.engine != EngineSetting::Native;
         let found = if wanted {
             match self.launcher.list_gpus().await {
                 Ok(devices) => match choose(&self.config.whisper.gpu_devices, devices) {
@@ -273,6 +275,8 @@ impl Registry {
                 flash_attention: flash != Switch::Off,
                 max_decoders: MAX_DECODERS.max(self.config.whisper.beam_size),
                 threads: self.cores as u32,
+                engine: self.config.whisper.engine,
+                precision: self.config.whisper.precision,
             },
             cpu_slots: self.cpu_slots(),
             cpu_flash_attention: flash == Switch::On,

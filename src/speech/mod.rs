@@ -4,15 +4,18 @@
 //! [`Windower::finish`] at the end of the recording. The walk of a sample:
 //!
 //! 1. [`voice`]: 16 ms frames get a voice probability (a small recurrent network) and a level.
-//! 2. [`stretches`]: hysteresis turns probabilities into stretches of speech.
-//! 3. [`packing`]: stretches are packed into windows; where a window must end, it ends in the best pause.
+//! 2. [`segments`]: hysteresis turns probabilities into speech segments.
+//! 3. [`packing`]: segments are packed into windows; where a window must end, it ends in the best pause.
 //! 4. [`tone`]: windows that hold a hum or a chord and no voice are let go.
+//!
+//! Audio that is being spoken has no end yet: [`LiveVoice`] judges it in blocks of 48 ms.
 //!
 //! Every sample of detected speech is in exactly one window; long silences are in none. Memory is bounded by about
 //! two windows, whatever the length of the recording.
 
+mod live;
 mod packing;
-mod stretches;
+mod segments;
 #[cfg(test)]
 mod tests;
 mod tone;
@@ -22,22 +25,22 @@ mod windower;
 use std::ops::Range;
 use std::time::Duration;
 
+pub use live::{LiveFrame, LiveVoice, quietest, sounds_like_a_tone};
 pub use windower::Windower;
 
-/// Sample rate of everything in this module, in Hz: what Whisper's models were trained on.
-pub const SAMPLE_RATE_HZ: u32 = 16_000;
+pub use crate::domain::SAMPLE_RATE_HZ;
 
 /// Samples in one frame of the voice detector: 16 ms, fixed by the `earshot` network.
 pub const FRAME_SAMPLES: usize = 256;
 
-/// A contiguous stretch of the recording for one run of the model.
+/// A contiguous piece of the recording for one run of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
     /// Where the first sample stands in the recording, in samples at 16 kHz.
     pub start_sample: u64,
     /// Mono samples at 16 kHz, at most 30 s, never empty.
     pub samples: Vec<f32>,
-    /// Stretches of `samples` that hold speech, as sample ranges; empty when detection is off.
+    /// Speech segments of `samples`, as sample ranges; empty when detection is off.
     pub speech: Vec<Range<usize>>,
 }
 
@@ -46,11 +49,11 @@ pub struct Window {
 pub struct WindowerOptions {
     /// Find speech first and drop silence; `false` cuts the whole recording into windows at its quietest points.
     pub vad: bool,
-    /// Voice probability from 0 to 1 at which a stretch of speech begins.
+    /// Voice probability from 0 to 1 at which a speech segment begins.
     pub threshold: f32,
-    /// Voice probability below which a stretch may end; never above `threshold`.
+    /// Voice probability below which a segment may end; never above `threshold`.
     pub threshold_end: f32,
-    /// Silence that ends a stretch of speech.
+    /// Silence that ends a speech segment.
     pub min_silence: Duration,
     /// Bursts shorter than this are not speech.
     pub min_speech: Duration,

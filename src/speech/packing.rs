@@ -1,4 +1,4 @@
-//! Where windows end: the rule that packs stretches of speech into windows, and the search for the best cut.
+//! Where windows end: the rule that packs speech segments into windows, and the search for the best cut.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,42 +15,42 @@ pub(super) struct Packing {
     pub padding: u64,
 }
 
-/// What to do with the stretches at hand.
+/// What to do with the segments at hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
     /// More of the recording is needed.
     Wait,
-    /// A window ends in the pause after the stretch with this index.
+    /// A window ends in the pause after the segment with this index.
     EndAfter(usize),
-    /// Speech without a pause fills the window: cut the first stretch at the best frame of this range.
+    /// Speech without a pause fills the window: cut the first segment at the best frame of this range.
     CutWithin(Range<u64>),
 }
 
 impl Packing {
-    /// Decides about `stretches`, in order and apart; the last one may still grow when `open`.
+    /// Decides about `segments`, in order and apart; the last one may still grow when `open`.
     /// `now` is the first frame not yet judged; `finished` says that none will come.
     pub(super) fn decide(
         &self,
-        stretches: &VecDeque<Range<u64>>,
+        segments: &VecDeque<Range<u64>>,
         open: bool,
         now: u64,
         finished: bool,
     ) -> Decision {
-        let Some(first) = stretches.front() else {
+        let Some(first) = segments.front() else {
             return Decision::Wait;
         };
-        let gap_after = |index: usize| stretches[index + 1].start - stretches[index].end;
-        let length_through = |index: usize| stretches[index].end - first.start;
+        let gap_after = |index: usize| segments[index + 1].start - segments[index].end;
+        let length_through = |index: usize| segments[index].end - first.start;
         // Padding counts: a window is never longer than the model's input.
         let max = self.max_window.saturating_sub(2 * self.padding).max(1);
         let target = self.target_window.clamp(1, max);
 
         // Silence that is not worth keeping ends the window wherever it stands.
-        let newest = stretches.len() - 1;
+        let newest = segments.len() - 1;
         let ended_at = (0..newest).find(|&index| gap_after(index) > self.join_gap);
         let (last, complete) = ended_at.map_or_else(
             || {
-                let silence = now.saturating_sub(stretches[newest].end);
+                let silence = now.saturating_sub(segments[newest].end);
                 let ended = silence > self.join_gap.max(2 * self.padding);
                 (newest, !open && (finished || ended))
             },
@@ -77,7 +77,7 @@ impl Packing {
             return Decision::EndAfter(index);
         }
         if length <= max {
-            let silence = now.saturating_sub(stretches[last].end);
+            let silence = now.saturating_sub(segments[last].end);
             let paused = last == newest && !open && silence >= 2 * self.padding;
             return if complete || paused {
                 Decision::EndAfter(last)
@@ -105,7 +105,7 @@ const LEVEL_WEIGHT: f32 = 0.5;
 /// How much the end of the range is preferred to its start: later cuts mean fewer windows.
 const LATENESS_WEIGHT: f32 = 0.1;
 
-/// Index of the frame of `range` before which a cut harms least: the middle of the least voiced, quietest stretch.
+/// Index of the frame of `range` before which a cut harms least: the middle of the least voiced, quietest piece.
 pub(super) fn best_cut(frames: &VecDeque<Frame>, range: Range<usize>) -> usize {
     let range = range.start..range.end.min(frames.len());
     let cost = |at: usize| {

@@ -111,10 +111,10 @@ fn check(recording: &[f32], options: &WindowerOptions, windows: &[Window]) {
             "a window is a piece of the recording"
         );
         let mut last = 0;
-        for stretch in &window.speech {
-            assert!(stretch.start >= last && stretch.start < stretch.end);
-            assert!(stretch.end <= window.samples.len());
-            last = stretch.end;
+        for segment in &window.speech {
+            assert!(segment.start >= last && segment.start < segment.end);
+            assert!(segment.end <= window.samples.len());
+            last = segment.end;
         }
         assert!(!options.vad || !window.speech.is_empty());
     }
@@ -232,7 +232,7 @@ fn short_recordings_reach_the_model_whole_unless_they_are_silent() {
 
 #[test]
 fn endless_speech_is_cut_at_its_quietest_place_and_nothing_is_lost() {
-    // Every 5.5 s one syllable is nearly silent, but no pause is long enough to end a stretch.
+    // Every 5.5 s one syllable is nearly silent, but no pause is long enough to end a segment.
     let mut recording = Vec::new();
     for _ in 0..20 {
         recording.extend(voice(5.5, 1.0));
@@ -384,9 +384,9 @@ fn every_detected_sample_is_in_exactly_one_window() {
         let marks = |options| {
             let mut heard = vec![0_u8; recording.len()];
             for window in windows_of(options, &recording) {
-                for stretch in window.speech {
+                for segment in window.speech {
                     let start = window.start_sample as usize;
-                    for mark in &mut heard[start + stretch.start..start + stretch.end] {
+                    for mark in &mut heard[start + segment.start..start + segment.end] {
                         *mark += 1;
                     }
                 }
@@ -413,4 +413,43 @@ fn memory_stays_bounded() {
         most = most.max(windower.buffered_samples());
     }
     assert!(seconds(most as u64) < 60.0, "{} s are held", seconds(most as u64));
+}
+
+/// Seconds of frames at or above the threshold, and the first of them, when these samples arrive as they are spoken.
+fn heard_live(samples: &[f32]) -> (f32, Option<f32>) {
+    let mut live = LiveVoice::default();
+    let mut frames = std::collections::VecDeque::new();
+    for piece in samples.chunks(317) {
+        live.push(piece, &mut frames);
+    }
+    assert!(
+        samples.len() / FRAME_SAMPLES - frames.len() < 3,
+        "judged as it comes"
+    );
+    let voiced: Vec<usize> = (0..frames.len())
+        .filter(|&at| frames[at].voice() >= 0.5)
+        .collect();
+    let length = |frames: usize| frames as f32 * FRAME_SAMPLES as f32 / SAMPLE_RATE_HZ as f32;
+    (length(voiced.len()), voiced.first().map(|&at| length(at)))
+}
+
+#[test]
+fn live_speech_is_heard_within_three_tenths_of_a_second_at_any_level() {
+    for level in [1.0, 0.1, 0.02] {
+        let mut samples = noise(2.0, 0.000_5, 3);
+        samples.extend(voice(3.0, level));
+        let (seconds, first) = heard_live(&samples);
+        let first = first.unwrap_or(99.0);
+        assert!((1.9..2.3).contains(&first), "level {level}: heard at {first} s");
+        assert!(seconds > 2.0, "level {level}: {seconds} s of 3");
+    }
+}
+
+#[test]
+fn live_silence_and_steady_noise_are_no_voice() {
+    assert_eq!(heard_live(&silence(5.0)).1, None);
+    for level in [0.001, 0.01, 0.1] {
+        let (seconds, _) = heard_live(&noise(10.0, level, 5));
+        assert!(seconds < 0.1, "noise {level}: {seconds} s");
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::packing::{Decision, Packing, best_cut};
-use super::stretches::{Hysteresis, StretchTracker};
+use super::segments::{Hysteresis, SegmentTracker};
 use super::tone::is_tone;
 use super::voice::{BLOCK_FRAMES, Frame, VoiceDetector};
 use super::{FRAME_SAMPLES, SAMPLE_RATE_HZ, Window, WindowerOptions};
@@ -46,9 +46,9 @@ pub struct Windower {
 
 struct Detection {
     detector: VoiceDetector,
-    tracker: StretchTracker,
-    /// Ended stretches that are in no window yet, in frames of the recording.
-    stretches: VecDeque<Range<u64>>,
+    tracker: SegmentTracker,
+    /// Ended segments that are in no window yet, in frames of the recording.
+    segments: VecDeque<Range<u64>>,
     judged: Vec<Frame>,
 }
 
@@ -66,13 +66,13 @@ impl Windower {
         let threshold = options.threshold.clamp(0.01, 1.0);
         let detection = options.vad.then(|| Detection {
             detector: VoiceDetector::new(),
-            tracker: StretchTracker::new(Hysteresis {
+            tracker: SegmentTracker::new(Hysteresis {
                 threshold,
                 threshold_end: options.threshold_end.clamp(0.0, threshold),
                 min_silence: frames_in(options.min_silence).max(1),
                 min_speech: frames_in(options.min_speech),
             }),
-            stretches: VecDeque::new(),
+            segments: VecDeque::new(),
             judged: Vec::with_capacity(BLOCK_FRAMES),
         });
         Self {
@@ -122,9 +122,9 @@ impl Windower {
             return windows;
         }
         if let Some(detection) = &mut self.detection
-            && let Some(stretch) = detection.tracker.finish()
+            && let Some(segment) = detection.tracker.finish()
         {
-            detection.stretches.push_back(stretch);
+            detection.segments.push_back(segment);
         }
         self.take_windows(true, &mut windows);
         windows
@@ -164,7 +164,7 @@ impl Windower {
             detection.detector.judge(samples, &mut detection.judged);
             for frame in &detection.judged {
                 let ended = detection.tracker.push(frame.voice);
-                detection.stretches.extend(ended);
+                detection.segments.extend(ended);
             }
             self.frames.extend(&detection.judged);
         } else {
@@ -196,15 +196,15 @@ impl Windower {
         }
     }
 
-    /// Samples of the next window and of the stretches of speech in it.
+    /// Samples of the next window and of the speech segments in it.
     fn next_speech(&mut self, finished: bool) -> Option<(Range<u64>, Vec<Range<u64>>)> {
         let now = self.now();
         let detection = self.detection.as_mut()?;
         let open = detection.tracker.open_stretch();
-        detection.stretches.extend(open.clone());
+        detection.segments.extend(open.clone());
         let decision = self
             .rule
-            .decide(&detection.stretches, open.is_some(), now, finished);
+            .decide(&detection.segments, open.is_some(), now, finished);
         let (taken, cut) = match decision {
             Decision::Wait => (0, None),
             Decision::EndAfter(index) => (index + 1, None),
@@ -215,25 +215,25 @@ impl Windower {
                 (0, Some(cut))
             }
         };
-        let mut speech: Vec<Range<u64>> = detection.stretches.drain(..taken).collect();
+        let mut speech: Vec<Range<u64>> = detection.segments.drain(..taken).collect();
         if let Some(cut) = cut
-            && let Some(first) = detection.stretches.front_mut()
+            && let Some(first) = detection.segments.front_mut()
         {
             speech.push(first.start..cut);
             first.start = cut;
         }
         if open.is_some() {
-            // Back to the tracker: the open stretch is still growing.
-            if let Some(rest) = detection.stretches.pop_back()
+            // Back to the tracker: the open segment is still growing.
+            if let Some(rest) = detection.segments.pop_back()
                 && cut.is_some()
-                && detection.stretches.is_empty()
+                && detection.segments.is_empty()
             {
                 detection.tracker.cut_open_at(rest.start);
             }
         }
         let (first, last) = (speech.first()?, speech.last()?);
         let next_start = detection
-            .stretches
+            .segments
             .front()
             .cloned()
             .or(open)
@@ -243,14 +243,14 @@ impl Windower {
         let end = if cut.is_some() {
             last.end
         } else {
-            // Between close stretches each side gets half of the pause.
+            // Between close segments each side gets half of the pause.
             let room = next_start.map_or(padding, |next| next.saturating_sub(last.end) / 2);
             last.end + padding.min(room)
         };
         let end = (end * FRAME).min(self.seen);
         let speech = speech
             .iter()
-            .map(|stretch| stretch.start * FRAME..(stretch.end * FRAME).min(self.seen))
+            .map(|segment| segment.start * FRAME..(segment.end * FRAME).min(self.seen))
             .collect();
         self.emitted_to = end;
         Some((start..end, speech))
@@ -259,9 +259,9 @@ impl Windower {
     /// False for tones that the detector took for a voice.
     fn holds_a_voice(&self, speech: &[Range<u64>]) -> bool {
         let local = |sample: u64| (sample.saturating_sub(self.buffer_start) / FRAME) as usize;
-        !is_tone(speech.iter().map(|stretch| {
-            let end = local(stretch.end).min(self.frames.len());
-            self.frames.range(local(stretch.start).min(end)..end)
+        !is_tone(speech.iter().map(|segment| {
+            let end = local(segment.end).min(self.frames.len());
+            self.frames.range(local(segment.start).min(end)..end)
         }))
     }
 
@@ -296,10 +296,10 @@ impl Windower {
         let within = |sample: u64| (sample.clamp(range.start, range.end) - range.start) as usize;
         let speech: Vec<Range<usize>> = speech
             .iter()
-            .map(|stretch| within(stretch.start)..within(stretch.end))
-            .filter(|stretch| !stretch.is_empty())
+            .map(|segment| within(segment.start)..within(segment.end))
+            .filter(|segment| !segment.is_empty())
             .collect();
-        self.speech += speech.iter().map(|stretch| stretch.len() as u64).sum::<u64>();
+        self.speech += speech.iter().map(|segment| segment.len() as u64).sum::<u64>();
         self.emitted_to = range.end;
         Window {
             start_sample: range.start,
@@ -314,7 +314,7 @@ impl Windower {
             return;
         };
         let first_needed = detection
-            .stretches
+            .segments
             .front()
             .map_or(detection.tracker.earliest_start(), |first| first.start);
         let keep_from = first_needed.saturating_sub(self.rule.padding) * FRAME;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::diagnostics::{self, ActualDevice, EngineFacts, GpuReport, MachineFacts};
 use crate::engine::DeviceReport;
 use crate::jobs::{JobRunner as _, runner::Jobs};
 use crate::locale::{Banner, Locale};
 use crate::metrics::Metrics;
-use crate::schedule::Scheduler;
+use crate::schedule::{PriorityClass, Scheduler};
 use crate::serving::registry::Gpus;
 use crate::serving::{DefaultModel, Model, ModelInfo, ModelState, Registry};
 
@@ -28,6 +29,7 @@ pub struct Status {
     config: Arc<Config>,
     registry: Arc<Registry>,
     scheduler: Scheduler,
+    admission: Admission,
     metrics: Arc<Metrics>,
     began: Instant,
     facts: tokio::sync::Mutex<Option<(Instant, Arc<MachineFacts>)>>,
@@ -75,8 +77,14 @@ pub struct HealthDevice {
 /// Engine in `/health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct HealthEngine {
-    /// Always `whisper.cpp`.
-    pub name: &'static str,
+    /// `native`, this program's own, or `whisper.cpp`; absent while none runs.
+    pub name: Option<String>,
+    /// Number format of the native engine's products.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
+    /// Instruction set of its kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
     /// `ready`, or what it is doing.
     pub state: String,
     /// Process ids of the engines of the default model.
@@ -102,10 +110,14 @@ pub struct Stats {
     pub real_time_factor: Option<f64>,
     /// What waits and runs now.
     pub queue: QueueStats,
+    /// Requests inside and what they keep.
+    pub admission: AdmissionStats,
     /// Windows so far.
     pub windows: WindowStats,
     /// Engines so far.
     pub engine: EngineStats,
+    /// Live transcription.
+    pub realtime: RealtimeStats,
     /// Seconds since the start.
     pub uptime_seconds: f64,
     /// Moves from a GPU to the CPU.
@@ -153,6 +165,23 @@ pub struct QueueStats {
     pub cores: usize,
 }
 
+/// Requests inside and what they keep.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdmissionStats {
+    /// Requests inside, from before their body until their answer.
+    pub places: usize,
+    /// Requests that may be inside; one more gets 429.
+    pub places_limit: usize,
+    /// Requests in service.
+    pub in_service: usize,
+    /// Requests that wait for their turn, by priority class.
+    pub waiting: std::collections::BTreeMap<&'static str, usize>,
+    /// Bytes of recordings kept.
+    pub spool_bytes: u64,
+    /// Bytes of text fields kept.
+    pub form_bytes: u64,
+}
+
 /// Windows so far.
 #[derive(Debug, Clone, Serialize)]
 pub struct WindowStats {
@@ -168,13 +197,29 @@ pub struct WindowStats {
     pub preempted: u64,
     /// Encoded again over the full context.
     pub full_context_retries: u64,
-    /// Segments not delivered because they repeat or were invented.
+    /// Segments not delivered because they repeat or were hallucinated.
     pub segments_dropped: u64,
+}
+
+/// Live transcription.
+#[derive(Debug, Clone, Serialize)]
+pub struct RealtimeStats {
+    /// Sessions open now.
+    pub sessions: i64,
+    /// Passes of the model that sessions asked for.
+    pub passes: u64,
+    /// Times that a session had to do without partial results.
+    pub degraded: u64,
 }
 
 /// Engines so far.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStats {
+    /// `native` or `whisper.cpp`; absent while none runs.
+    pub name: Option<String>,
+    /// Number format of the native engine's products.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// Processes that ended and were started again.
     pub restarts: u64,
     /// Ended by a signal that was sent or by the out-of-memory killer.
@@ -193,12 +238,14 @@ impl Status {
         config: Arc<Config>,
         registry: Arc<Registry>,
         scheduler: Scheduler,
+        admission: Admission,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             config,
             registry,
             scheduler,
+            admission,
             metrics,
             began: Instant::now(),
             facts: tokio::sync::Mutex::default(),
@@ -256,6 +303,7 @@ impl Status {
             ModelState::Broken(reason) => ("unavailable", Some(reason.clone())),
         };
         let ok = status == "ok";
+        let said = |field: fn(&DeviceReport) -> &String| first_said(&reports, field);
         let health = Health {
             status,
             model: model.map(|m| m.name.clone()),
@@ -268,7 +316,9 @@ impl Status {
                 description: r.description.clone(),
             }),
             engine: HealthEngine {
-                name: "whisper.cpp",
+                name: said(|r| &r.engine),
+                precision: said(|r| &r.precision),
+                isa: said(|r| &r.isa),
                 state: reason.clone().unwrap_or_else(|| "ready".to_owned()),
                 pids: reports.iter().map(|r| r.pid).collect(),
                 slots: reports.iter().map(|r| r.slots).sum(),
@@ -283,6 +333,8 @@ impl Status {
     /// `/stats`.
     pub fn stats(&self) -> Stats {
         let m = &self.metrics;
+        let reports = self.model().0.map(|m| m.reports()).unwrap_or_default();
+        let said = |field: fn(&DeviceReport) -> &String| first_said(&reports, field);
         let seconds = |us: u64| us as f64 / 1e6;
         let audio = seconds(m.audio_us.value());
         let requests = RequestStats {
@@ -310,6 +362,7 @@ impl Status {
                 windows_running: m.windows_running.value(),
                 cores: self.scheduler.cores(),
             },
+            admission: self.occupancy(),
             windows: WindowStats {
                 total: m.windows.value(),
                 retries: m.window_retries.value(),
@@ -320,14 +373,34 @@ impl Status {
                 segments_dropped: m.segments_dropped.value(),
             },
             engine: EngineStats {
+                name: said(|r| &r.engine),
+                precision: said(|r| &r.precision),
                 restarts: m.engine_restarts.value(),
                 outside_deaths: m.outside_deaths.value(),
                 gpu_probes: m.gpu_probes.value(),
                 watchdog_kills: m.watchdog_kills.value(),
                 core_seconds_per_second: self.model().0.and_then(|m| m.core_seconds_per_second()),
             },
+            realtime: RealtimeStats {
+                sessions: m.realtime_sessions.value(),
+                passes: m.realtime_passes.value(),
+                degraded: m.realtime_degraded.value(),
+            },
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             fallbacks: m.fallbacks.value(),
+        }
+    }
+
+    fn occupancy(&self) -> AdmissionStats {
+        let now = self.admission.occupancy();
+        let names = PriorityClass::ALL.map(PriorityClass::name);
+        AdmissionStats {
+            places: now.places,
+            places_limit: now.places_limit,
+            in_service: now.in_service,
+            waiting: names.into_iter().zip(now.waiting).collect(),
+            spool_bytes: now.spool_bytes,
+            form_bytes: now.form_bytes,
         }
     }
 
@@ -348,7 +421,7 @@ impl Status {
             .iter()
             .flat_map(|m| m.fallbacks())
             .filter(|f| f.to == "cpu")
-            .map(|f| diagnostics::Fallback {
+            .map(|f| diagnostics::GpuFallback {
                 at: f.at as i64,
                 reason: f.reason,
             });
@@ -423,9 +496,17 @@ fn display_name(feature: &str) -> &str {
 fn describe(report: &DeviceReport) -> String {
     if report.gpu {
         format!("{}: {}", report.device, report.description)
-    } else {
+    } else if report.isa.is_empty() {
         report.description.clone()
+    } else {
+        format!("{} [{} {}]", report.description, report.isa, report.precision)
     }
+}
+
+/// What the first engine says, if it says anything.
+fn first_said(reports: &[DeviceReport], field: fn(&DeviceReport) -> &String) -> Option<String> {
+    let text = reports.first().map(field)?;
+    (!text.is_empty()).then(|| text.clone())
 }
 
 fn actual_device(report: &DeviceReport) -> ActualDevice {
@@ -433,6 +514,9 @@ fn actual_device(report: &DeviceReport) -> ActualDevice {
         gpu: report.gpu,
         backend: report.backend.clone(),
         name: report.description.clone(),
+        engine: report.engine.clone(),
+        precision: report.precision.clone(),
+        isa: report.isa.clone(),
         memory_total_bytes: report.memory_total_bytes,
         memory_free_bytes: report.memory_free_bytes,
         weights_bytes: report.weights_bytes.clone(),

@@ -1,17 +1,18 @@
 //! Windows' results, in the order of the recording → segments on one clock.
 
 use super::{Segment, TokenLogprob, WindowSegment, WindowToken, WindowTranscript, compression_ratio, words};
+use crate::domain::repetition::loop_at_end;
 
 /// Segments in a row with the same long text that are still believed.
 const MAX_SAME_SEGMENTS: usize = 2;
 /// Texts shorter than this many characters may repeat as often as they like («Yes.», «はい。»).
 const SHORT_TEXT_CHARS: usize = 12;
-/// A segment is invention when the model itself doubts that it heard speech…
-const INVENTED_NO_SPEECH: f32 = 0.6;
+/// A segment is a hallucination when the model itself doubts that it heard speech…
+const HALLUCINATED_NO_SPEECH: f32 = 0.6;
 /// …and doubts what it wrote.
-const INVENTED_LOGPROB: f32 = -0.7;
+const HALLUCINATED_LOGPROB: f32 = -0.7;
 /// With hardly any voice detected, less doubt is enough.
-const INVENTED_NO_SPEECH_UNVOICED: f32 = 0.3;
+const HALLUCINATED_NO_SPEECH_UNVOICED: f32 = 0.3;
 /// Seconds of voice in a window below which it counts as hardly any.
 const UNVOICED_SECONDS: f32 = 0.2;
 
@@ -54,7 +55,7 @@ impl Assembler {
         self.language.as_deref()
     }
 
-    /// Segments not delivered because they repeat or were invented.
+    /// Segments not delivered because they repeat or were hallucinated.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -104,7 +105,7 @@ impl Assembler {
         }
         let scored: Vec<f32> = raw.tokens.iter().map(|t| t.logprob).collect();
         let avg_logprob = scored.iter().sum::<f32>() / scored.len().max(1) as f32;
-        if invented(place, raw.no_speech_prob, avg_logprob) || self.repeats(&text) {
+        if is_hallucination(place, raw.no_speech_prob, avg_logprob) || self.repeats(&text) {
             self.dropped += 1;
             return None;
         }
@@ -159,10 +160,24 @@ impl Assembler {
     }
 }
 
-fn invented(place: Place, no_speech_prob: f32, avg_logprob: f32) -> bool {
+/// The text tokens of one window by itself, without loops and hallucinations.
+pub fn believed(place: Place, window: WindowTranscript) -> Vec<WindowToken> {
+    let mut out = Vec::new();
+    for mut segment in window.segments {
+        cut_loop(&mut segment.tokens);
+        let count = segment.tokens.len().max(1) as f32;
+        let avg_logprob = segment.tokens.iter().map(|t| t.logprob).sum::<f32>() / count;
+        if !is_hallucination(place, segment.no_speech_prob, avg_logprob) {
+            out.extend(segment.tokens.into_iter().filter(|token| !token.bytes.is_empty()));
+        }
+    }
+    out
+}
+
+fn is_hallucination(place: Place, no_speech_prob: f32, avg_logprob: f32) -> bool {
     let unvoiced = place.voiced.is_some_and(|seconds| seconds < UNVOICED_SECONDS);
-    (no_speech_prob > INVENTED_NO_SPEECH && avg_logprob < INVENTED_LOGPROB)
-        || (unvoiced && no_speech_prob > INVENTED_NO_SPEECH_UNVOICED)
+    (no_speech_prob > HALLUCINATED_NO_SPEECH && avg_logprob < HALLUCINATED_LOGPROB)
+        || (unvoiced && no_speech_prob > HALLUCINATED_NO_SPEECH_UNVOICED)
 }
 
 /// Splits off an incomplete character at the end; at the window's end it is dropped. Other invalid bytes
@@ -187,33 +202,18 @@ fn split_utf8(bytes: Vec<u8>, last: bool) -> (String, Vec<u8>) {
 
 /// Keeps the first round of a phrase that the end of the segment repeats over and over.
 fn cut_loop(tokens: &mut Vec<WindowToken>) {
-    const PHRASE: std::ops::RangeInclusive<usize> = 1..=24;
     let text: Vec<usize> = (0..tokens.len())
         .filter(|&i| !tokens[i].bytes.is_empty())
         .collect();
-    for length in PHRASE {
-        let needed = match length {
-            1 => 10,
-            2 => 7,
-            3..=8 => 5,
-            _ => 4,
-        };
-        let same = |a: usize, b: usize| tokens[text[a]].id == tokens[text[b]].id;
-        let mut from = text.len();
-        while from > length && same(from - 1, from - 1 - length) {
-            from -= 1;
-        }
-        let repeated = text.len() - from;
-        if repeated + length >= needed * length {
-            let mut index = 0;
-            let first_repeat = text[from];
-            tokens.retain(|t| {
-                index += 1;
-                index - 1 < first_repeat || t.bytes.is_empty()
-            });
-            return;
-        }
-    }
+    let ids: Vec<i32> = text.iter().map(|&i| tokens[i].id).collect();
+    let Some(first_repeat) = loop_at_end(&ids).map(|from| text[from]) else {
+        return;
+    };
+    let mut index = 0;
+    tokens.retain(|token| {
+        index += 1;
+        index - 1 < first_repeat || token.bytes.is_empty()
+    });
 }
 
 #[cfg(test)]

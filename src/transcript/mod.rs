@@ -9,8 +9,9 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-pub use assemble::{Assembler, Place};
+pub use assemble::{Assembler, Place, believed};
 pub use locate::locate;
+pub use words::{is_punctuation, is_unspaced};
 
 /// Bytes ÷ bytes after zlib (openai-whisper `utils.py`, `compression_ratio`); 0 for nothing. High is repetitive.
 pub fn compression_ratio(text: &[u8]) -> f32 {
@@ -101,7 +102,7 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
-/// A stretch of text with its place in the recording.
+/// A piece of text with its place in the recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// Counts from 0 over the whole recording.

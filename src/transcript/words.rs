@@ -4,6 +4,12 @@ use super::{WindowToken, Word};
 
 /// Written without spaces between words; every character counts as one (openai-whisper `tokenizer.py`).
 const UNSPACED: [&str; 6] = ["zh", "ja", "th", "lo", "my", "yue"];
+
+/// Whether the language of this code is written without spaces between words.
+pub fn is_unspaced(language: &str) -> bool {
+    UNSPACED.contains(&language)
+}
+
 /// Longest word in seconds where nothing follows it closely: a pause is not part of a word.
 const LONGEST_WORD_SECONDS: f32 = 1.2;
 
@@ -16,7 +22,7 @@ pub(super) fn words(
     span: (f32, f32),
     language: Option<&str>,
 ) -> Vec<Word> {
-    let unspaced = language.is_some_and(|code| UNSPACED.contains(&code));
+    let unspaced = language.is_some_and(is_unspaced);
     let pieces = pieces(tokens, unspaced);
     let chars: usize = pieces
         .iter()
@@ -86,7 +92,7 @@ fn pieces(tokens: &[WindowToken], unspaced: bool) -> Vec<Piece> {
 }
 
 /// What the service strips from words. Quotes and hyphens inside words stay.
-fn is_punctuation(c: char) -> bool {
+pub fn is_punctuation(c: char) -> bool {
     c.is_ascii_punctuation() && !matches!(c, '$' | '%' | '&' | '@' | '#' | '+' | '=')
         || matches!(
             c,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
+use whisper_backend_api::admission::Client;
 use whisper_backend_api::audio::AudioError;
 use whisper_backend_api::jobs::JobError;
 use whisper_backend_api::serving::ServingError;
@@ -85,9 +86,8 @@ async fn every_failure_of_a_job_has_its_answer() {
         ),
         (
             || {
-                AudioError::TooSlow {
-                    seconds: 99.0,
-                    audio_seconds: 1.0,
+                AudioError::Decoder {
+                    detail: "it takes too much processor time".to_owned(),
                 }
                 .into()
             },
@@ -95,7 +95,7 @@ async fn every_failure_of_a_job_has_its_answer() {
             "invalid_request_error",
             Some("file"),
             [Some("invalid_value"); 2],
-            "the recording takes too long",
+            "the recording cannot be decoded: it takes too much processor time",
         ),
         (
             || {
@@ -118,6 +118,33 @@ async fn every_failure_of_a_job_has_its_answer() {
             None,
             [Some("InternalServerError"), None],
             "The server could not keep the upload.",
+        ),
+        (
+            || AudioError::StorageFull.into(),
+            503,
+            "service_unavailable_error",
+            None,
+            [Some("ServiceUnavailable"), Some("storage_full")],
+            "The server has no room to keep the upload now.",
+        ),
+        (
+            || JobError::Deadline { seconds: 3600 },
+            503,
+            "service_unavailable_error",
+            None,
+            [Some("ServiceUnavailable"), Some("model_unavailable")],
+            "No transcription is possible now: the model was not ready for 3600 s",
+        ),
+        (
+            // A panic of our own code is no damaged file.
+            || JobError::Internal {
+                detail: "engine 7: panic".to_owned(),
+            },
+            500,
+            "server_error",
+            None,
+            [Some("InternalServerError"), None],
+            "The server had an error while processing your request.",
         ),
         (
             || JobError::Failed {
@@ -171,7 +198,11 @@ async fn every_failure_of_a_job_has_its_answer() {
                 );
                 assert!(reply.message().starts_with(start), "{}", reply.message());
                 assert!(!reply.body.contains("engine 7") && !reply.body.contains("/dev/x"));
-                let retried = status == 503 || matches!(error(), JobError::Audio(AudioError::Io(_)));
+                let retried = status == 503
+                    || matches!(
+                        error(),
+                        JobError::Audio(AudioError::Io(_)) | JobError::Internal { .. }
+                    );
                 assert_eq!(
                     reply.header("x-should-retry"),
                     if retried { "" } else { "false" },
@@ -277,19 +308,116 @@ async fn bodies_that_are_no_form() {
     }
 }
 
+/// The refusal comes with the part's header: not one of the megabytes that follow is waited for.
 #[tokio::test]
-async fn megabytes_of_speaker_references_are_read_and_refused_by_name() {
-    let reference = format!("data:audio/wav;base64,{}", "A".repeat(3 << 20));
-    let reply = plain()
-        .post(C, &[MODEL, ("known_speaker_references[]", &reference)])
-        .await;
+async fn speaker_references_are_refused_by_name_before_they_come() {
+    let mut begun = form(&[MODEL], None);
+    begun.truncate(begun.len() - BOUNDARY.len() - 6);
+    let part = "Content-Disposition: form-data; name=\"known_speaker_references[]\"\r\n\r\ndata:audio/wav";
+    begun.extend_from_slice(format!("--{BOUNDARY}\r\n{part}").as_bytes());
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let body = futures_util::StreamExt::chain(
+        futures_util::stream::once(async move { Ok::<_, std::io::Error>(begun) }),
+        never,
+    );
+    let mut request = multipart(C, Vec::new());
+    *request.body_mut() = Body::from_stream(body);
+    let server = plain();
+    let reply = tokio::time::timeout(Duration::from_secs(5), server.send(request));
     let expected = (
         400,
         json!("invalid_request_error"),
         json!("known_speaker_references"),
         json!("unsupported_value"),
     );
-    assert_eq!(reply.error(), expected);
+    assert_eq!(reply.await.unwrap().error(), expected);
+}
+
+/// Text fields are small: with every place taken, their sum stays within megabytes.
+#[tokio::test]
+async fn text_fields_have_bounds_and_repeated_ones_do_not_pile_up() {
+    let large = "x".repeat(5 << 10);
+    for field in [
+        "model",
+        "language",
+        "temperature",
+        "stream",
+        "priority",
+        "filename",
+    ] {
+        let reply = plain().post(C, &[MODEL, (field, &large)]).await;
+        assert_eq!(reply.error().3, json!("string_above_max_length"), "{field}");
+    }
+    let keywords = "k".repeat(100 << 10);
+    let many = [("keywords[]", keywords.as_str()); 3];
+    let reply = plain().post(C, &[&[MODEL], &many[..]].concat()).await;
+    assert_eq!(reply.error().0, 400, "{}", reply.body);
+    let server = plain();
+    let reply = server
+        .post(
+            C,
+            &[
+                MODEL,
+                ("language", "xx"),
+                ("language", "ja"),
+                ("prompt", "one"),
+                ("prompt", "two"),
+            ],
+        )
+        .await;
+    assert_eq!(reply.status, 200, "the last value counts: {}", reply.body);
+    let seen = server.jobs.seen.lock().unwrap();
+    assert_eq!(seen[0].0.prompt.as_deref(), Some("two"));
+}
+
+/// 8,000 Japanese characters without a space ended the engine three times: they never reach it.
+#[tokio::test]
+async fn a_long_prompt_leaves_as_what_a_model_can_hold() {
+    let prompt: String = "日本語の長い前置き".chars().cycle().take(8_000).collect();
+    let server = plain();
+    let reply = server
+        .post(C, &[MODEL, ("prompt", &prompt), ("keywords[]", "京都")])
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let seen = server.jobs.seen.lock().unwrap();
+    let sent = seen[0].0.prompt.as_deref().unwrap();
+    assert!((1500..=1536).contains(&sent.len()), "{}", sent.len());
+    assert!(sent.ends_with("京都") && prompt.contains(sent.strip_suffix(" 京都").unwrap()));
+}
+
+/// The bytes that all requests share bound what is kept, whatever each announces.
+#[tokio::test]
+async fn uploads_beyond_the_shared_bytes_are_told_to_come_back() {
+    let server = server(Scripted::default(), |_| {});
+    let hoard = server
+        .admission
+        .enter("other".into(), Client::Anonymous, None)
+        .unwrap();
+    hoard.keep_recording((16 << 30) - 4).unwrap();
+    let reply = server.post(C, &[MODEL]).await;
+    assert_eq!(
+        reply.error().0,
+        429,
+        "it is known only once it comes: {}",
+        reply.body
+    );
+    assert!(!reply.header("retry-after").is_empty());
+    let mut announced = upload(C, &[MODEL]);
+    announced
+        .headers_mut()
+        .insert("content-length", "1000".parse().unwrap());
+    assert_eq!(server.send(announced).await.error().0, 429);
+    drop(hoard);
+    assert_eq!(server.post(C, &[MODEL]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_so_before_the_body() {
+    let server = plain();
+    server.admission.close();
+    let reply = server.post(C, &[MODEL]).await;
+    assert_eq!(reply.error().3, json!("server_is_stopping"));
+    assert!(!reply.header("retry-after").is_empty());
 }
 
 #[tokio::test]
@@ -344,30 +472,40 @@ async fn strict_names() {
 
 #[tokio::test]
 async fn a_full_house_says_when_to_come_back() {
-    let full = |seconds| {
-        let busy = Some(Duration::from_secs_f64(seconds));
+    let full = || {
         server(
             Scripted {
-                busy,
+                full: true,
                 ..Scripted::default()
             },
             |_| {},
         )
     };
     for (path, code) in [(A, "429"), (B, "429"), (C, "rate_limit_exceeded")] {
-        let reply = full(2.3).post(path, &[MODEL]).await;
+        let server = full();
+        let reply = server.post(path, &[MODEL]).await;
         assert_eq!(reply.error(), (429, json!("requests"), json!(null), json!(code)));
         assert_eq!(
             (reply.header("retry-after"), reply.header("retry-after-ms")),
-            ("3", "2300")
+            ("1", "1000")
         );
-        assert!(reply.message().contains("Please retry after 3 seconds."));
+        assert!(reply.message().contains("Please retry after 1 seconds."));
         assert_eq!(reply.header("x-should-retry"), "");
+        assert!(
+            server.jobs.asked.lock().unwrap().is_empty(),
+            "no model is loaded for it"
+        );
+        // However long requests take, no client is told to stay away for more than a minute.
+        for _ in 0..100 {
+            server.admission.served(Duration::from_secs(3600));
+        }
+        let reply = server.post(path, &[MODEL]).await;
+        let seconds: u64 = reply.header("retry-after").parse().unwrap();
+        assert!((30..=60).contains(&seconds), "{seconds}");
     }
-    assert_eq!(full(500.0).post(C, &[MODEL]).await.header("retry-after"), "60");
     let mut request = upload(C, &[MODEL]);
     request
         .headers_mut()
         .insert("user-agent", "AzureOpenAI/JS 4.104.0".parse().unwrap());
-    assert_eq!(full(1.0).send(request).await.header("x-should-retry"), "false");
+    assert_eq!(full().send(request).await.header("x-should-retry"), "false");
 }

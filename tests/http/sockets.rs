@@ -67,7 +67,7 @@ async fn refused_uploads_are_read_to_their_end() {
     let small = |config: &mut Config| config.server.max_file_size_mb = 1;
     let key = |config: &mut Config| config.server.api_keys = vec!["secret-key".to_owned()];
     let full = || Scripted {
-        busy: Some(Duration::from_secs(1)),
+        full: true,
         ..Scripted::default()
     };
     let strict = || Scripted {
@@ -256,7 +256,7 @@ async fn dotnet_bytes_replayed() {
         "the file arrives whole, boundary-like bytes included"
     );
     assert_eq!(name.as_deref(), Some("audio_hello_world.mp3"));
-    assert_eq!(options.deployment, "my/whisper");
+    assert_eq!(*server.jobs.asked.lock().unwrap(), ["my/whisper"]);
     assert_eq!(options.language.as_deref(), Some("en"));
     assert_eq!(options.prompt.as_deref(), Some("Grüße, 世界"));
     assert!((options.temperature - 0.4).abs() < 1e-6);
@@ -275,5 +275,12 @@ async fn serve_the_script() {
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}"))
         .await
         .unwrap();
-    serve(listener, plain().router, HEAD_TIMEOUT, CancellationToken::new()).await;
+    serve(
+        listener,
+        plain().router,
+        HEAD_TIMEOUT,
+        TRANSFER,
+        CancellationToken::new(),
+    )
+    .await;
 }

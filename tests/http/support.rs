@@ -6,16 +6,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use whisper_backend_api::admission::{Admission, Admitted, Arrival, Client, Limits};
 use whisper_backend_api::audio::UploadedAudio;
 use whisper_backend_api::config::Config;
-use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, router, serve};
-use whisper_backend_api::jobs::{Busy, JobError, JobEvent, JobHandle, JobRunner, Ticket, TranscribeOptions};
-use whisper_backend_api::serving::{ModelInfo, ServingError};
+use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, Transfer, router, serve};
+use whisper_backend_api::jobs::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
+use whisper_backend_api::serving::{Lease, ModelInfo, ServingError};
 use whisper_backend_api::transcript::{Segment, Task, TokenLogprob, Transcript, Word};
 
 pub type Events = Vec<Result<JobEvent, JobError>>;
@@ -24,11 +26,14 @@ pub type Events = Vec<Result<JobEvent, JobError>>;
 pub struct Scripted {
     pub script: Box<dyn Fn() -> Events + Send + Sync>,
     pub pause: Duration,
-    pub busy: Option<Duration>,
+    /// No place is free.
+    pub full: bool,
     pub strict: bool,
     pub seen: Mutex<Vec<(TranscribeOptions, u64, Option<String>)>>,
     pub cancelled: CancellationToken,
-    pub tickets: Mutex<Vec<Ticket>>,
+    pub requests: Mutex<Vec<Arc<Admitted>>>,
+    /// Deployment and model names that were asked for.
+    pub asked: Mutex<Vec<String>>,
 }
 
 impl Default for Scripted {
@@ -36,24 +41,24 @@ impl Default for Scripted {
         Self {
             script: Box::new(|| hello(&[" Hello,", " world!"])),
             pause: Duration::ZERO,
-            busy: None,
+            full: false,
             strict: false,
             seen: Mutex::default(),
             cancelled: CancellationToken::new(),
-            tickets: Mutex::default(),
+            requests: Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 }
 
 impl JobRunner for Scripted {
-    fn admit(&self) -> Result<Ticket, Busy> {
-        match self.busy {
-            Some(retry_after) => Err(Busy { retry_after }),
-            None => Ok(Ticket::new(())),
-        }
+    fn resolve(&self, name: &str) -> BoxFuture<'_, Result<Lease, ServingError>> {
+        let found = self.lookup(name);
+        self.asked.lock().unwrap().push(name.to_owned());
+        Box::pin(async move { found.map(|model| Lease::detached(&model)) })
     }
 
-    fn resolve(&self, name: &str) -> Result<String, ServingError> {
+    fn lookup(&self, name: &str) -> Result<String, ServingError> {
         match name {
             "panic" => panic!("scripted"),
             "my-whisper" | "whisper-1" => Ok("base".to_owned()),
@@ -64,10 +69,10 @@ impl JobRunner for Scripted {
         }
     }
 
-    fn start(&self, audio: UploadedAudio, options: TranscribeOptions, ticket: Ticket) -> JobHandle {
+    fn start(&self, request: Arc<Admitted>, audio: UploadedAudio, options: TranscribeOptions) -> JobHandle {
         let name = audio.file_name().map(str::to_owned);
         self.seen.lock().unwrap().push((options, audio.len(), name));
-        self.tickets.lock().unwrap().push(ticket);
+        self.requests.lock().unwrap().push(request);
         let (sender, events) = mpsc::channel(8);
         let (script, pause) = ((self.script)(), self.pause);
         tokio::spawn(async move {
@@ -163,17 +168,37 @@ pub fn failing(error: impl Fn() -> JobError + Send + Sync + 'static) -> Scripted
 pub struct Server {
     pub router: Router,
     pub jobs: Arc<Scripted>,
+    pub admission: Admission,
+    _occupant: Option<Arrival>,
 }
 
 pub fn server(jobs: Scripted, change: impl FnOnce(&mut Config)) -> Server {
     let mut config = Config::default();
     change(&mut config);
+    let limits = Limits {
+        in_service: 1,
+        // Requests of a test stay inside: the script keeps them.
+        waiting: 10_000,
+        ..Limits::default()
+    };
+    let limits = Limits {
+        waiting: if jobs.full { 0 } else { limits.waiting },
+        ..limits
+    };
+    let admission = Admission::new(limits, CancellationToken::new(), Arc::default());
+    let occupant = jobs.full.then(|| {
+        admission
+            .enter("occupant".into(), Client::Anonymous, None)
+            .unwrap()
+    });
     let jobs = Arc::new(jobs);
-    let mut state = AppState::new(jobs.clone(), Arc::new(config));
+    let mut state = AppState::new(jobs.clone(), admission.clone(), Arc::new(config));
     state.keep_alive = Duration::from_millis(50);
     Server {
         router: router(state),
         jobs,
+        admission,
+        _occupant: occupant,
     }
 }
 
@@ -249,10 +274,21 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = self.router.clone();
-        tokio::spawn(serve(listener, router, HEAD_TIMEOUT, CancellationToken::new()));
+        tokio::spawn(serve(
+            listener,
+            router,
+            HEAD_TIMEOUT,
+            TRANSFER,
+            CancellationToken::new(),
+        ));
         address
     }
 }
+
+pub const TRANSFER: Transfer = Transfer {
+    period: Duration::from_secs(30),
+    bytes_per_second: 1024,
+};
 
 pub const BOUNDARY: &str = "------------------------d74496d66958873e";
 

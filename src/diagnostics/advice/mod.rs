@@ -1,7 +1,7 @@
 //! From facts to sentences: why the GPU is not in use, and what to type.
 //!
-//! A pure function: it reads no file and starts no process, so every rule is a row of the table in the tests. The most
-//! decisive finding comes first; its cause is the `reason` of the report.
+//! A pure function: it reads no file and starts no process, so every rule is a row of the table in the tests. What
+//! happened comes before what the machine lacks; the first finding's cause is the `reason` of the report.
 
 mod amd;
 mod cuda;
@@ -33,7 +33,7 @@ pub struct EngineFacts {
     /// Error and device lines of the newest start and of engines that died, oldest first.
     pub log: Vec<String>,
     /// Every step from the GPU to the CPU since the start, oldest first.
-    pub fallbacks: Vec<Fallback>,
+    pub fallbacks: Vec<GpuFallback>,
 }
 
 impl EngineFacts {
@@ -75,6 +75,14 @@ pub struct ActualDevice {
     pub backend: String,
     /// Product name.
     pub name: String,
+    /// `native` or `whisper.cpp`.
+    pub engine: String,
+    /// Number format of the native engine's products; empty for whisper.cpp.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub precision: String,
+    /// Instruction set of its kernels; empty for whisper.cpp.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub isa: String,
     /// Bytes of memory on the device, when it says.
     pub memory_total_bytes: Option<u64>,
     /// Bytes of it that were free after loading.
@@ -97,7 +105,7 @@ impl ActualDevice {
 /// One step from the GPU to the CPU.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Fallback {
+pub struct GpuFallback {
     /// Seconds since 1970.
     pub at: i64,
     /// What happened, in the engine's words.
@@ -247,9 +255,7 @@ pub fn advise(facts: &MachineFacts, engine: &EngineFacts) -> Vec<Advice> {
         packages: Packages::of(&facts.platform),
         list: Vec::new(),
     };
-    if !facts.build.whisper {
-        surroundings::no_engine(&mut found);
-    } else if surroundings::processor(&mut found) {
+    if surroundings::processor(&mut found) {
         // Neither the GPU nor the CPU can serve.
     } else if !engine.requested {
         surroundings::not_requested(&mut found);
@@ -281,6 +287,7 @@ fn why_on_the_cpu(found: &mut Findings<'_>) {
     if surroundings::search_ended(found) {
         return;
     }
+    surroundings::engine_died(found);
     if found.compiled(Backend::Vulkan) {
         vulkan::vulkan(found);
     }

@@ -3,17 +3,6 @@
 use super::{Backend, Findings, Text, Vendor, any_gpu, opencl};
 use crate::diagnostics::probe::Wsl;
 
-pub(super) fn no_engine(found: &mut Findings<'_>) {
-    found.add(
-        "build-without-engine",
-        Text::new(
-            "This binary was built without whisper.cpp (feature `whisper`), so it cannot transcribe.",
-            "このバイナリは whisper.cpp なし(feature `whisper` が無効)でビルドされているため、文字起こしできません。",
-        ),
-        Text::new("Run `./build.sh`.", "`./build.sh` を実行してください。"),
-    );
-}
-
 /// The engine's own check of its processor, before it touches ggml. True when that was said.
 pub(super) fn processor(found: &mut Findings<'_>) -> bool {
     let Some((lacks, rest)) = found
@@ -336,11 +325,34 @@ pub(super) fn search_ended(found: &mut Findings<'_>) -> bool {
     true
 }
 
+/// An engine that ran on the GPU and ended there: what a search for devices says about other drivers is no reason then.
+/// Memory and the vendor's own messages were looked at before.
+pub(super) fn engine_died(found: &mut Findings<'_>) {
+    let died = |reason: &str| {
+        // `EngineError::Died` and `EngineError::Hung`.
+        ["the engine process ended", "the engine was stopped", "killed by"]
+            .iter()
+            .any(|start| reason.starts_with(start))
+    };
+    if found.list.is_empty()
+        && found
+            .engine
+            .fallbacks
+            .last()
+            .is_some_and(|step| died(&step.reason))
+    {
+        last_words(found);
+    }
+}
+
 /// The last words of an engine that nothing else explains.
 pub(super) fn anything_else(found: &mut Findings<'_>) {
-    if !found.list.is_empty() {
-        return;
+    if found.list.is_empty() {
+        last_words(found);
     }
+}
+
+fn last_words(found: &mut Findings<'_>) {
     if let Some(step) = found.engine.fallbacks.last() {
         let reason = step.reason.clone();
         found.add(

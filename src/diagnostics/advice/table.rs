@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::diagnostics::build_info::BuildFacts;
 use crate::diagnostics::probe::{
-    Container, DeviceNode, Distribution, Driver, FoundBy, NvidiaGpu, NvidiaSmi, PciGpu, Platform,
+    ContainerRuntime, DeviceNode, Distribution, Driver, FoundBy, NvidiaGpu, NvidiaSmi, PciGpu, Platform,
 };
 
 /// A machine under construction.
@@ -139,7 +139,7 @@ impl Machine {
         })
     }
 
-    fn in_a(self, container: Container) -> Self {
+    fn in_a(self, container: ContainerRuntime) -> Self {
         self.with(|facts| facts.platform.container = Some(container))
     }
 
@@ -218,7 +218,6 @@ fn rows() -> Vec<Row> {
     let software = |facts: &mut MachineFacts| facts.vulkan_drivers.retain(|driver| driver.software);
     vec![
         // The build and the configuration.
-        ("no engine compiled in", built(&[]).with(|facts| facts.build.whisper = false), &["build-without-engine"], "./build.sh"),
         ("switched off", cuda().engine(|engine| engine.requested = false), &["gpu-not-requested"], "enable_gpu = true"),
         ("binary from a newer processor",
             built(&[]).log("the engine cannot start: this binary was compiled for a processor with avx512f, avx512vnni, which this one lacks; build it on this machine with `./build.sh`, or for every processor with AVX2 with `GGML_NATIVE=OFF ./build.sh`"),
@@ -253,7 +252,7 @@ fn rows() -> Vec<Row> {
         ("driver updated without restart, by its files",
             cuda().with(|facts| facts.nvidia_module = Some("570.1.2".to_owned())), &["nvidia-version-mismatch"], "Restart"),
         ("image with its own driver",
-            cuda().in_a(Container::Docker).with(|facts| facts.nvidia_module = Some("570.1.2".to_owned())),
+            cuda().in_a(ContainerRuntime::Docker).with(|facts| facts.nvidia_module = Some("570.1.2".to_owned())),
             &["nvidia-version-mismatch-in-container"], "--gpus all"),
         ("module refused by Secure Boot",
             cuda().smi_fails("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
@@ -280,7 +279,7 @@ fn rows() -> Vec<Row> {
             cuda().log("ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version"),
             &["nvidia-driver-too-old"], "Update the driver"),
         ("driver older than the toolkit, in a container without nvidia-smi",
-            cuda().in_a(Container::Docker).with(|facts| facts.nvidia_smi = NvidiaSmi::NotFound)
+            cuda().in_a(ContainerRuntime::Docker).with(|facts| facts.nvidia_smi = NvidiaSmi::NotFound)
                 .log("ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version"),
             &["nvidia-driver-too-old"], "./build.sh cuda"),
         ("driver updated without restart, by CUDA's words",
@@ -314,17 +313,17 @@ fn rows() -> Vec<Row> {
         ("code for another architecture, by CUDA's words",
             cuda().log("CUDA error: no kernel image is available for execution on the device"), &["cuda-architecture"], "CMAKE_CUDA_ARCHITECTURES=89"),
         // Containers.
-        ("Docker without --gpus", nvidia_only(&[Backend::Cuda]).in_a(Container::Docker), &["container-without-nvidia"], "--gpus all"),
+        ("Docker without --gpus", nvidia_only(&[Backend::Cuda]).in_a(ContainerRuntime::Docker), &["container-without-nvidia"], "--gpus all"),
         ("Docker without /dev/dri",
-            vulkan().in_a(Container::Docker).with(|facts| { facts.device_nodes.remove("/dev/dri"); }),
+            vulkan().in_a(ContainerRuntime::Docker).with(|facts| { facts.device_nodes.remove("/dev/dri"); }),
             &["container-without-dri"], "--device /dev/dri"),
         ("Docker without /dev/kfd",
-            rocm("gfx1100").in_a(Container::Docker).with(|facts| { facts.device_nodes.remove("/dev/kfd"); }),
+            rocm("gfx1100").in_a(ContainerRuntime::Docker).with(|facts| { facts.device_nodes.remove("/dev/kfd"); }),
             &["container-without-rocm"], "--device /dev/kfd"),
         ("Docker with CUDA only, Vulkan build",
-            cuda().in_a(Container::Docker).with(|facts| facts.build.backends = vec![Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so"),
+            cuda().in_a(ContainerRuntime::Docker).with(|facts| facts.build.backends = vec![Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so"),
             &["container-nvidia-vulkan"], "NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics"),
-        ("container user outside the group", vulkan().in_a(Container::Podman).closed_node("/dev/dri", "105", false), &["group-in-container"], "--group-add"),
+        ("container user outside the group", vulkan().in_a(ContainerRuntime::Podman).closed_node("/dev/dri", "105", false), &["group-in-container"], "--group-add"),
         // WSL.
         ("WSL 1", nvidia_only(&[Backend::Cuda]).wsl(Wsl::Wsl1), &["wsl1"], "wsl --set-version"),
         ("WSL 1, CPU build", built(&[]).wsl(Wsl::Wsl1), &["wsl1"], "wsl --set-version"),
@@ -404,7 +403,7 @@ fn rows() -> Vec<Row> {
             &["gpu-out-of-memory"], "slots = 1"),
         ("memory full, Vulkan", vulkan().log("alloc_tensor_range: failed to allocate Vulkan0 buffer of size 77107200"), &["gpu-out-of-memory"], "smaller model"),
         ("engine died for no known reason",
-            cuda().engine(|engine| engine.fallbacks.push(Fallback { at: 1, reason: "killed by signal 9".to_owned() })), &["gpu-engine-died"], "RUST_LOG=debug"),
+            cuda().engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "killed by signal 9".to_owned() })), &["gpu-engine-died"], "RUST_LOG=debug"),
         ("weights of a type that the GPU does not know", cuda().engine(|engine| engine.actual = Some(ActualDevice {
             gpu: true, backend: "CUDA".to_owned(), name: "NVIDIA RTX 4090".to_owned(),
             weights_bytes: [("CUDA0".to_owned(), 60_100_000), ("CPU".to_owned(), 17_000_000)].into(), ..ActualDevice::default()
@@ -414,8 +413,13 @@ fn rows() -> Vec<Row> {
             &["gpu-out-of-memory"], "slots = 1"),
         ("engine on lavapipe, chosen by hand, was killed",
             built(&[Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "0")
-                .engine(|engine| engine.fallbacks.push(Fallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
+                .engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
             &["gpu-engine-died"], "RUST_LOG=debug"),
+        ("engine died beside an OpenCL device of another maker",
+            built(&[Backend::Vulkan, Backend::OpenCl]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "0")
+                .log("Unsupported GPU: pthread-skylake")
+                .engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
+            &["gpu-engine-died", "opencl-device-refused"], "RUST_LOG=debug"),
         ("all is well", cuda().engine(|engine| engine.actual = Some(ActualDevice {
             gpu: true, backend: "CUDA".to_owned(), name: "NVIDIA RTX 4090".to_owned(), ..ActualDevice::default()
         })), &[], ""),

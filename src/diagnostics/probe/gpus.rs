@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::MachineSource;
 
 /// Maker of a GPU, by PCI vendor id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ const AMD_INTEGRATED: [(&str, &str); 21] = [
 ];
 
 /// Controllers of PCI class 03 (display).
-pub(super) fn on_the_bus(source: &Source) -> Vec<PciGpu> {
+pub(super) fn on_the_bus(source: &MachineSource) -> Vec<PciGpu> {
     let folder = Path::new("/sys/bus/pci/devices");
     let mut gpus = Vec::new();
     for address in source.names(folder) {
@@ -121,7 +121,7 @@ pub(super) fn on_the_bus(source: &Source) -> Vec<PciGpu> {
 }
 
 /// The compute driver's own word, where it is loaded: `gfx_target_version 110003` is gfx1103.
-fn kfd_gfx(source: &Source, device_id: &str) -> Option<String> {
+fn kfd_gfx(source: &MachineSource, device_id: &str) -> Option<String> {
     let wanted = u32::from_str_radix(device_id, 16).ok()?;
     let folder = Path::new("/sys/class/kfd/kfd/topology/nodes");
     source.names(folder).iter().find_map(|node| {
@@ -143,7 +143,7 @@ fn gfx_name(version: u32) -> Option<String> {
 }
 
 /// Manifests in the order of the Vulkan loader (its `LoaderDriverInterface.md`): an override replaces the folders.
-pub(super) fn vulkan_drivers(source: &Source) -> Vec<Driver> {
+pub(super) fn vulkan_drivers(source: &MachineSource) -> Vec<Driver> {
     let chosen = [
         source.folders("VK_DRIVER_FILES"),
         source.folders("VK_ICD_FILENAMES"),
@@ -183,7 +183,7 @@ pub(super) fn vulkan_drivers(source: &Source) -> Vec<Driver> {
         .collect()
 }
 
-fn vulkan_folders(source: &Source) -> Vec<PathBuf> {
+fn vulkan_folders(source: &MachineSource) -> Vec<PathBuf> {
     let mut roots: Vec<PathBuf> = Vec::new();
     if let Some(home) = source.variable("HOME") {
         roots.push(Path::new(home).join(".config"));
@@ -201,7 +201,7 @@ fn vulkan_folders(source: &Source) -> Vec<PathBuf> {
     roots.into_iter().map(|root| root.join("vulkan/icd.d")).collect()
 }
 
-fn json_files(source: &Source, folder: &Path) -> Vec<PathBuf> {
+fn json_files(source: &MachineSource, folder: &Path) -> Vec<PathBuf> {
     source
         .names(folder)
         .into_iter()
@@ -215,7 +215,7 @@ fn json_files(source: &Source, folder: &Path) -> Vec<PathBuf> {
 }
 
 /// `*.icd` files of the OpenCL loader; each holds the name of a library.
-pub(super) fn opencl_drivers(source: &Source) -> Vec<Driver> {
+pub(super) fn opencl_drivers(source: &MachineSource) -> Vec<Driver> {
     let folder = source
         .variable("OCL_ICD_VENDORS")
         .or_else(|| source.variable("OPENCL_VENDOR_PATH"))

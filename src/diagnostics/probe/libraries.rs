@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::MachineSource;
 use crate::process::Program;
 
 /// Time `ldconfig` may take to print its cache; it reads one file.
@@ -73,7 +73,7 @@ const VENDOR_FOLDERS: [&str; 10] = [
     "/run/opengl-driver/lib",
 ];
 
-pub(super) fn find_all(source: &Source) -> BTreeMap<String, Library> {
+pub(super) fn find_all(source: &MachineSource) -> BTreeMap<String, Library> {
     if cfg!(target_os = "windows") {
         return LIBRARIES
             .iter()
@@ -87,7 +87,7 @@ pub(super) fn find_all(source: &Source) -> BTreeMap<String, Library> {
         .collect()
 }
 
-fn find(source: &Source, stem: &str, cache: &[(String, PathBuf)]) -> Library {
+fn find(source: &MachineSource, stem: &str, cache: &[(String, PathBuf)]) -> Library {
     let prefix = format!("lib{stem}.so");
     let in_folders = |folders: &[PathBuf], by: FoundBy| {
         folders.iter().find_map(|folder| {
@@ -136,7 +136,7 @@ fn best_name(names: &[String], prefix: &str) -> Option<String> {
         .map(|(_, name)| name.clone())
 }
 
-fn described(source: &Source, path: PathBuf, prefix: &str, by: FoundBy) -> Library {
+fn described(source: &MachineSource, path: PathBuf, prefix: &str, by: FoundBy) -> Library {
     let real = std::fs::canonicalize(source.path(&path)).unwrap_or_else(|_| path.clone());
     let version = [real.as_path(), path.as_path()].iter().find_map(|file| {
         let name = file.file_name()?.to_str()?;
@@ -150,7 +150,7 @@ fn described(source: &Source, path: PathBuf, prefix: &str, by: FoundBy) -> Libra
     }
 }
 
-fn beside_binary(source: &Source) -> Vec<PathBuf> {
+fn beside_binary(source: &MachineSource) -> Vec<PathBuf> {
     if !source.is_machine() {
         return Vec::new();
     }
@@ -164,7 +164,7 @@ fn beside_binary(source: &Source) -> Vec<PathBuf> {
 }
 
 /// Soname → path of this architecture's libraries. `ldconfig` needs no privileges to print its cache; musl has none.
-fn linker_cache(source: &Source) -> Vec<(String, PathBuf)> {
+fn linker_cache(source: &MachineSource) -> Vec<(String, PathBuf)> {
     if !source.is_machine() || !cfg!(target_os = "linux") {
         return Vec::new();
     }
@@ -199,7 +199,7 @@ fn parse_cache(text: &str, architecture: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// Windows names its libraries freely and finds them through `PATH` and the system folder.
-fn find_dll(source: &Source, key: &str) -> Library {
+fn find_dll(source: &MachineSource, key: &str) -> Library {
     let stem = match key {
         "cuda" => "nvcuda",
         "vulkan" => "vulkan-1",

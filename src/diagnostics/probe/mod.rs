@@ -22,7 +22,7 @@ pub use libraries::{FoundBy, Library};
 pub use nodes::DeviceNode;
 pub(super) use nvidia::driver_library_version;
 pub use nvidia::{NvidiaGpu, NvidiaSmi};
-pub use platform::{Container, Distribution, Platform, Wsl};
+pub use platform::{ContainerRuntime, Distribution, Platform, Wsl};
 
 /// Environment variables that decide about GPUs, in the order they are shown.
 pub const VARIABLES: [&str; 13] = [
@@ -92,14 +92,14 @@ impl MachineFacts {
 
 /// Where the facts are read from: the machine, or a folder that looks like one.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct MachineSource {
     /// Stands for `/`.
     root: PathBuf,
     /// Stands for the process environment.
     environment: BTreeMap<String, String>,
 }
 
-impl Source {
+impl MachineSource {
     /// The machine itself.
     fn machine() -> Self {
         let environment = std::env::vars_os()
@@ -164,10 +164,10 @@ impl Source {
 
 /// Reads the facts. Takes a few milliseconds, but up to 6 s where `nvidia-smi` hangs: call it off the async threads.
 pub fn probe() -> MachineFacts {
-    gather(&Source::machine())
+    gather(&MachineSource::machine())
 }
 
-fn gather(source: &Source) -> MachineFacts {
+fn gather(source: &MachineSource) -> MachineFacts {
     MachineFacts {
         build: BuildFacts::current(),
         environment: VARIABLES
@@ -199,13 +199,13 @@ pub(super) mod testing {
     pub(crate) fn source(
         files: &[(&str, &str)],
         environment: &[(&str, &str)],
-    ) -> (tempfile::TempDir, Source) {
+    ) -> (tempfile::TempDir, MachineSource) {
         let folder = tempfile::tempdir().unwrap();
         let environment = environment
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        let source = Source {
+        let source = MachineSource {
             root: folder.path().to_owned(),
             environment,
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::MachineSource;
 
 /// A device file, or the folder `/dev/dri` that stands for the render nodes in it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ const NODES: [&str; 5] = [
     "/dev/dxg",
 ];
 
-pub(super) fn look(source: &Source) -> BTreeMap<String, DeviceNode> {
+pub(super) fn look(source: &MachineSource) -> BTreeMap<String, DeviceNode> {
     let mut nodes: BTreeMap<String, DeviceNode> = NODES
         .iter()
         .map(|path| ((*path).to_owned(), describe(source, path)))
@@ -59,7 +59,7 @@ pub(super) fn look(source: &Source) -> BTreeMap<String, DeviceNode> {
 }
 
 #[cfg(unix)]
-fn describe(source: &Source, path: &str) -> DeviceNode {
+fn describe(source: &MachineSource, path: &str) -> DeviceNode {
     use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::{Access, access};
@@ -78,7 +78,7 @@ fn describe(source: &Source, path: &str) -> DeviceNode {
 }
 
 #[cfg(not(unix))]
-fn describe(_source: &Source, path: &str) -> DeviceNode {
+fn describe(_source: &MachineSource, path: &str) -> DeviceNode {
     DeviceNode {
         present: Path::new(path).exists(),
         ..DeviceNode::default()
@@ -87,7 +87,7 @@ fn describe(_source: &Source, path: &str) -> DeviceNode {
 
 /// Name and members of a group by its number; the number itself where `/etc/group` does not know it.
 #[cfg(unix)]
-fn group(source: &Source, gid: u32) -> (String, Vec<String>) {
+fn group(source: &MachineSource, gid: u32) -> (String, Vec<String>) {
     let text = source.text(Path::new("/etc/group")).unwrap_or_default();
     text.lines()
         .find_map(|line| {
@@ -106,7 +106,7 @@ fn group(source: &Source, gid: u32) -> (String, Vec<String>) {
 
 /// Name of the user this process runs as.
 #[cfg(unix)]
-fn user(source: &Source) -> Option<String> {
+fn user(source: &MachineSource) -> Option<String> {
     let uid = rustix::process::geteuid().as_raw();
     source.text("/etc/passwd")?.lines().find_map(|line| {
         let mut fields = line.split(':');

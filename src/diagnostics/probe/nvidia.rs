@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::MachineSource;
 use crate::process::{CaptureError, Program};
 
 /// How long `nvidia-smi` may take. A healthy one needs well under a second; one whose GPU fell off the bus never ends.
@@ -89,7 +89,7 @@ pub(super) fn ask() -> NvidiaSmi {
 }
 
 /// Version of the loaded kernel module, from its `/proc` file.
-pub(super) fn kernel_module(source: &Source) -> Option<String> {
+pub(super) fn kernel_module(source: &MachineSource) -> Option<String> {
     parse_module(&source.text("/proc/driver/nvidia/version")?)
 }
 

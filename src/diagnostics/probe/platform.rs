@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Source;
+use super::MachineSource;
 
 /// Where the process runs.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Platform {
     /// Windows Subsystem for Linux.
     pub wsl: Option<Wsl>,
     /// Container that hides the host's devices unless told otherwise.
-    pub container: Option<Container>,
+    pub container: Option<ContainerRuntime>,
     /// UEFI refuses unsigned kernel modules; `None` without UEFI or without permission to ask.
     pub secure_boot: Option<bool>,
     /// The process runs as root.
@@ -51,7 +51,7 @@ pub enum Wsl {
 /// Kind of container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Container {
+pub enum ContainerRuntime {
     /// Docker, and Docker Compose.
     Docker,
     /// Podman.
@@ -64,7 +64,7 @@ pub enum Container {
     Other,
 }
 
-pub(super) fn look(source: &Source) -> Platform {
+pub(super) fn look(source: &MachineSource) -> Platform {
     let kernel = source.text("/proc/sys/kernel/osrelease");
     Platform {
         os: std::env::consts::OS.to_owned(),
@@ -119,15 +119,15 @@ fn parse_wsl(release: &str) -> Option<Wsl> {
     }
 }
 
-fn container(source: &Source) -> Option<Container> {
+fn container(source: &MachineSource) -> Option<ContainerRuntime> {
     if source.variable("KUBERNETES_SERVICE_HOST").is_some() {
-        return Some(Container::Kubernetes);
+        return Some(ContainerRuntime::Kubernetes);
     }
     if source.path("/run/.containerenv").exists() {
-        return Some(Container::Podman);
+        return Some(ContainerRuntime::Podman);
     }
     if source.path("/.dockerenv").exists() {
-        return Some(Container::Docker);
+        return Some(ContainerRuntime::Docker);
     }
     // systemd and most runtimes name themselves to the first process of a container.
     let named = source
@@ -135,16 +135,16 @@ fn container(source: &Source) -> Option<Container> {
         .map(str::to_owned)
         .or_else(|| source.text("/run/systemd/container"));
     match named.as_deref().filter(|name| !name.is_empty()) {
-        Some("docker") => Some(Container::Docker),
-        Some("podman") => Some(Container::Podman),
-        Some(name) if name.starts_with("lxc") => Some(Container::Lxc),
+        Some("docker") => Some(ContainerRuntime::Docker),
+        Some("podman") => Some(ContainerRuntime::Podman),
+        Some(name) if name.starts_with("lxc") => Some(ContainerRuntime::Lxc),
         None | Some("wsl") => None,
-        Some(_) => Some(Container::Other),
+        Some(_) => Some(ContainerRuntime::Other),
     }
 }
 
 /// The variable's GUID is UEFI's global one; four bytes of attributes come before the value.
-fn secure_boot(source: &Source) -> Option<bool> {
+fn secure_boot(source: &MachineSource) -> Option<bool> {
     let file = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
     std::fs::read(source.path(file))
         .ok()?
@@ -184,17 +184,17 @@ mod tests {
             |files: &[(&str, &str)], environment: &[(&str, &str)]| container(&source(files, environment).1);
         // The folder is gone once the tuple is dropped, so keep it while looking.
         let (_folder, docker) = source(&[("/.dockerenv", "")], &[]);
-        assert_eq!(container(&docker), Some(Container::Docker));
+        assert_eq!(container(&docker), Some(ContainerRuntime::Docker));
         let (_folder, podman) = source(&[("/run/.containerenv", "")], &[]);
-        assert_eq!(container(&podman), Some(Container::Podman));
+        assert_eq!(container(&podman), Some(ContainerRuntime::Podman));
         assert_eq!(
             kind(&[], &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]),
-            Some(Container::Kubernetes)
+            Some(ContainerRuntime::Kubernetes)
         );
-        assert_eq!(kind(&[], &[("container", "lxc")]), Some(Container::Lxc));
+        assert_eq!(kind(&[], &[("container", "lxc")]), Some(ContainerRuntime::Lxc));
         assert_eq!(
             kind(&[], &[("container", "systemd-nspawn")]),
-            Some(Container::Other)
+            Some(ContainerRuntime::Other)
         );
         assert_eq!(kind(&[], &[]), None);
     }

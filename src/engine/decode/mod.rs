@@ -48,6 +48,7 @@ pub(super) enum StepError {
 }
 
 /// Runs a search on an engine whose steps never wait.
+#[cfg(any(test, feature = "whisper"))]
 pub(super) fn now<T>(search: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
     let search = std::pin::pin!(search);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());

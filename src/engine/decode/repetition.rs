@@ -1,27 +1,14 @@
 //! Text that repeats itself.
 
-/// Longest phrase, in tokens, whose repetition is looked for.
-const MAX_PHRASE_TOKENS: usize = 24;
+use crate::domain::repetition::{MAX_PHRASE_TOKENS, loop_at_end};
 
-/// True when the text ends in the same phrase so often that no speaker would say it: one token twelve times, a pair eight
-/// times, a phrase of three to eight six times, a longer one four times.
+/// True when the text ends in a loop.
 pub(in crate::engine) fn repeats_at_end(text: &[i32]) -> bool {
-    (1..=MAX_PHRASE_TOKENS).any(|length| {
-        let times = match length {
-            1 => 12,
-            2 => 8,
-            3..=8 => 6,
-            _ => 4,
-        };
-        text.len() >= length * times && {
-            let tail = &text[text.len() - length * times..];
-            tail.chunks(length).all(|chunk| chunk == &tail[..length])
-        }
-    })
+    loop_at_end(text).is_some()
 }
 
-/// A phrase said twice or thrice in a row. People do that too, so it is a doubt, not a verdict: a shortened
-/// encoder context makes small models repeat a whole window's text.
+/// A phrase said twice or thrice in a row. A shortened encoder context makes small models repeat a whole window's text, but
+/// people repeat themselves, too: the window is checked again, not dropped.
 pub(in crate::engine) fn repeats_somewhere(text: &[i32]) -> bool {
     (2..=MAX_PHRASE_TOKENS).any(|length| {
         let times = if length >= 5 { 2 } else { 3 };
@@ -43,14 +30,5 @@ mod tests {
         assert!(repeats_somewhere(&[1, 2, 1, 2, 1, 2]));
         assert!(!repeats_somewhere(&[1, 2, 3, 1, 2, 4, 1, 2, 5]));
         assert!(!repeats_somewhere(&[]));
-    }
-
-    #[test]
-    fn ordinary_repetition_is_not_a_loop() {
-        assert!(!repeats_at_end(&[5, 5, 5, 5, 5, 5]));
-        assert!(!repeats_at_end(&[1, 2, 3, 1, 2, 3, 1, 2, 3]));
-        assert!(repeats_at_end(&[
-            9, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3
-        ]));
     }
 }

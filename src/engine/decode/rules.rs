@@ -54,93 +54,159 @@ fn mask(logits: &mut [f32], range: Range<usize>) {
     }
 }
 
+/// Values with the greatest of each [`BLOCK`], so that later looks pass over most of them.
+struct Part<'l> {
+    values: &'l [f32],
+    maxima: Vec<f32>,
+    /// The first of the greatest, with its place.
+    best: (usize, f32),
+}
+
+impl<'l> Part<'l> {
+    fn new(values: &'l [f32]) -> Self {
+        let maxima: Vec<f32> = values.chunks(BLOCK).map(block_max).collect();
+        let mut best = (0, f32::NEG_INFINITY);
+        for (block, max) in maxima.iter().enumerate() {
+            if *max > best.1 {
+                best = (block * BLOCK, *max);
+            }
+        }
+        let place = values[best.0.min(values.len())..]
+            .iter()
+            .position(|value| *value >= best.1);
+        best.0 += place.unwrap_or(0);
+        Self { values, maxima, best }
+    }
+
+    /// Values above `floor` with their places.
+    fn above(&self, floor: f32) -> impl Iterator<Item = (usize, f32)> {
+        self.values
+            .chunks(BLOCK)
+            .enumerate()
+            .zip(&self.maxima)
+            .filter(move |(_, max)| **max > floor)
+            .flat_map(move |((block, values), _)| {
+                let values = values
+                    .iter()
+                    .enumerate()
+                    .filter(move |(_, value)| **value > floor);
+                values.map(move |(i, value)| (block * BLOCK + i, *value))
+            })
+    }
+
+    fn log_sum_exp(&self) -> f32 {
+        let max = self.best.1;
+        if max == f32::NEG_INFINITY {
+            return max;
+        }
+        let sum: f32 = self
+            .above(max - NEGLIGIBLE_LOGIT)
+            .map(|(_, value)| (value - max).exp())
+            .sum();
+        max + sum.ln()
+    }
+
+    /// Adds what belongs among the `count` greatest of `top`, which is sorted; places count from `offset`.
+    fn add_top(&self, count: usize, offset: usize, top: &mut Vec<(usize, f32)>) {
+        let blocks = self.values.chunks(BLOCK).enumerate().zip(&self.maxima);
+        for ((block, values), max) in blocks {
+            let least = |top: &[(usize, f32)]| match top.get(count - 1) {
+                Some((_, value)) => *value,
+                None => f32::NEG_INFINITY,
+            };
+            if *max <= least(top) {
+                continue;
+            }
+            for (i, &value) in values.iter().enumerate() {
+                if value > least(top) {
+                    let place = top.partition_point(|(_, other)| *other >= value);
+                    top.insert(place, (offset + block * BLOCK + i, value));
+                    top.truncate(count);
+                }
+            }
+        }
+    }
+}
+
 /// Logits after the rules, with what turns them into log probabilities.
 pub(super) struct Allowed<'l> {
-    logits: &'l [f32],
-    /// Tokens below cannot be chosen: all timestamps together outweigh every single text token.
-    from: usize,
+    text: Part<'l>,
+    times: Part<'l>,
+    /// All timestamps together outweigh every single text token: one of them must follow.
+    time_only: bool,
     normaliser: f32,
-    /// Logit of what is written: of all timestamps together where they outweigh the text.
-    best: f32,
 }
 
 impl<'l> Allowed<'l> {
     /// Normalised over what may be chosen (the order of openai-whisper: rules first, then `log_softmax`).
     pub(super) fn new(logits: &'l [f32], v: &Vocabulary) -> Self {
         let (text, times) = logits.split_at(v.first_timestamp as usize);
-        let best_text = greatest(text).1;
-        let best_time = greatest(times).1;
-        let time_sum = log_sum_exp(times, best_time);
-        let best = time_sum.max(best_text);
-        let (from, normaliser) = if time_sum > best_text {
-            (text.len(), time_sum)
+        let (text, times) = (Part::new(text), Part::new(times));
+        let time_sum = times.log_sum_exp();
+        let time_only = time_sum > text.best.1;
+        let normaliser = if time_only {
+            time_sum
         } else {
-            (0, log_add(log_sum_exp(text, best_text), time_sum))
+            log_add(text.log_sum_exp(), time_sum)
         };
         Self {
-            logits,
-            from,
+            text,
+            times,
+            time_only,
             normaliser,
-            best,
         }
     }
 
-    /// What it costs in nats to write `token` in place of the likeliest; infinite when it is not allowed.
+    /// What it costs in nats to write the text token `token` in place of the likeliest; infinite when it is not allowed.
     pub(super) fn cost(&self, token: i32) -> f32 {
         let logit = self
-            .logits
+            .text
+            .values
             .get(token as usize)
             .copied()
             .unwrap_or(f32::NEG_INFINITY);
         if logit == f32::NEG_INFINITY {
             return f32::INFINITY;
         }
-        (self.best - logit).max(0.0)
+        // Of timestamps, all together stand for what would be written.
+        let written = if self.time_only {
+            self.normaliser
+        } else {
+            self.text.best.1.max(self.times.best.1)
+        };
+        (written - logit).max(0.0)
     }
 
     /// A text token that need not be the likeliest, with its log probability among all that is allowed.
     pub(super) fn text(&self, token: i32) -> Choice {
-        let logit = self.logits[token as usize];
-        let normaliser = if self.from == 0 {
-            self.normaliser
+        let whole = if self.time_only {
+            log_add(self.text.log_sum_exp(), self.normaliser)
         } else {
-            let text = &self.logits[..self.from];
-            log_add(log_sum_exp(text, greatest(text).1), self.normaliser)
+            self.normaliser
         };
         Choice {
             id: token,
-            logprob: (logit - normaliser).clamp(-100.0, 0.0),
+            logprob: (self.text.values[token as usize] - whole).clamp(-100.0, 0.0),
         }
     }
 
     /// The likeliest token.
     pub(super) fn best(&self) -> Choice {
-        let (at, logit) = greatest(&self.logits[self.from..]);
-        self.choice(at, logit)
+        if self.time_only || self.times.best.1 > self.text.best.1 {
+            let (at, logit) = self.times.best;
+            self.choice(self.text.values.len() + at, logit)
+        } else {
+            self.choice(self.text.best.0, self.text.best.1)
+        }
     }
 
     /// The `count` likeliest tokens, likeliest first; fewer when fewer are allowed.
     pub(super) fn top(&self, count: usize) -> Vec<Choice> {
-        let mut top: Vec<(usize, f32)> = Vec::with_capacity(count + 1);
-        let values = &self.logits[self.from..];
-        for (block, values) in values.chunks(BLOCK).enumerate() {
-            let floor = if top.len() < count {
-                f32::NEG_INFINITY
-            } else {
-                top[top.len() - 1].1
-            };
-            if block_max(values) <= floor {
-                continue;
-            }
-            for (i, &value) in values.iter().enumerate() {
-                let full = top.len() == count;
-                if value > f32::NEG_INFINITY && (!full || value > top[count - 1].1) {
-                    let place = top.partition_point(|(_, other)| *other >= value);
-                    top.insert(place, (block * BLOCK + i, value));
-                    top.truncate(count);
-                }
-            }
+        let mut top = Vec::with_capacity(count + 1);
+        if !self.time_only {
+            self.text.add_top(count, 0, &mut top);
         }
+        self.times.add_top(count, self.text.values.len(), &mut top);
         top.into_iter()
             .map(|(at, logit)| self.choice(at, logit))
             .collect()
@@ -148,26 +214,44 @@ impl<'l> Allowed<'l> {
 
     /// A token drawn with probabilities sharpened or flattened by `temperature` above 0; `random` lies in 0 to 1.
     pub(super) fn draw(&self, temperature: f32, random: f32) -> Choice {
-        let values = &self.logits[self.from..];
-        let best = greatest(values);
-        let floor = best.1 - NEGLIGIBLE_LOGIT * temperature;
-        let weight = |value: f32| ((value - best.1) / temperature).exp();
-        let likely = || values.iter().enumerate().filter(|(_, v)| **v > floor);
-        let sum: f32 = likely().map(|(_, v)| weight(*v)).sum();
+        let best = self.best();
+        let offset = self.text.values.len();
+        let max = if self.time_only {
+            self.times.best.1
+        } else {
+            self.times.best.1.max(self.text.best.1)
+        };
+        let floor = max - NEGLIGIBLE_LOGIT * temperature;
+        let weight = |value: f32| ((value - max) / temperature).exp();
+        let likely = || {
+            let text = if self.time_only {
+                None
+            } else {
+                Some(self.text.above(floor))
+            };
+            let times = self
+                .times
+                .above(floor)
+                .map(move |(at, value)| (offset + at, value));
+            text.into_iter().flatten().chain(times)
+        };
+        let sum: f32 = likely().map(|(_, value)| weight(value)).sum();
         let mut left = random * sum;
-        for (at, &value) in likely() {
+        let mut last = None;
+        for (at, value) in likely() {
             left -= weight(value);
+            last = Some((at, value));
             if left <= 0.0 {
-                return self.choice(at, value);
+                break;
             }
         }
-        self.choice(best.0, best.1)
+        last.map_or(best, |(at, value)| self.choice(at, value))
     }
 
-    fn choice(&self, at: usize, logit: f32) -> Choice {
+    fn choice(&self, id: usize, logit: f32) -> Choice {
         let logprob = logit - self.normaliser;
         Choice {
-            id: (self.from + at) as i32,
+            id: id as i32,
             logprob: if logprob.is_finite() {
                 logprob.min(0.0)
             } else {
@@ -190,37 +274,6 @@ fn block_max(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, max)
 }
 
-/// The first of the greatest values, with its place.
-fn greatest(values: &[f32]) -> (usize, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (block, values) in values.chunks(BLOCK).enumerate() {
-        let max = block_max(values);
-        if max > best.1 {
-            let at = values.iter().position(|value| *value >= max).unwrap_or(0);
-            best = (block * BLOCK + at, max);
-        }
-    }
-    best
-}
-
-fn log_sum_exp(values: &[f32], max: f32) -> f32 {
-    if max == f32::NEG_INFINITY {
-        return max;
-    }
-    let floor = max - NEGLIGIBLE_LOGIT;
-    let mut sum = 0.0_f32;
-    for values in values.chunks(BLOCK) {
-        if block_max(values) > floor {
-            sum += values
-                .iter()
-                .filter(|&&v| v > floor)
-                .map(|v| (v - max).exp())
-                .sum::<f32>();
-        }
-    }
-    max + sum.ln()
-}
-
 fn log_add(a: f32, b: f32) -> f32 {
     let (high, low) = if a > b { (a, b) } else { (b, a) };
     if low == f32::NEG_INFINITY {
@@ -232,8 +285,7 @@ fn log_add(a: f32, b: f32) -> f32 {
 
 /// Probability of one token against all others, before any rule.
 pub(in crate::engine) fn probability(logits: &[f32], id: i32) -> f32 {
-    let max = greatest(logits).1;
-    (logits[id as usize] - log_sum_exp(logits, max))
+    (logits[id as usize] - Part::new(logits).log_sum_exp())
         .exp()
         .clamp(0.0, 1.0)
 }
@@ -306,13 +358,13 @@ mod tests {
                     (0, f32::NEG_INFINITY),
                     |best, (i, v)| if *v > best.1 { (i, *v) } else { best },
                 );
-            assert_eq!(greatest(&values), plain, "{len}");
             let allowed = Allowed {
-                logits: &values,
-                from: 0,
+                text: Part::new(&values),
+                times: Part::new(&[]),
+                time_only: false,
                 normaliser: 0.0,
-                best: 0.0,
             };
+            assert_eq!(allowed.text.best, plain, "{len}");
             let mut sorted: Vec<usize> = (0..len).filter(|i| values[*i] > f32::NEG_INFINITY).collect();
             sorted.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
             sorted.truncate(6);

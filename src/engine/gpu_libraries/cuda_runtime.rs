@@ -1,4 +1,4 @@
-//! The door to CUDA's driver. The runtime is linked statically and opens `libcuda.so.1` by itself, so its first function
+//! Where CUDA's driver is opened or refused. The runtime is linked statically and opens `libcuda.so.1` by itself, so its first function
 //! that ggml calls is the place to stop it: `--wrap` (`build.rs`) makes the linker send ggml's calls here.
 
 use std::ffi::c_int;
@@ -14,7 +14,7 @@ unsafe extern "C" {
 /// `cudaError_t cudaGetDeviceCount(int *count)`. No device, and `cudaSuccess`: nothing to complain about.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn __wrap_cudaGetDeviceCount(count: *mut c_int) -> c_int {
-    if super::are_shut() {
+    if super::is_disabled() {
         // SAFETY: CUDA's contract: the caller gives a valid pointer.
         unsafe { *count = 0 };
         return 0;

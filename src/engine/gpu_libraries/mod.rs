@@ -6,10 +6,10 @@
 //! on with the CPU. The linker finds ggml's symbols satisfied and drops the library from the list by itself
 //! (`--as-needed`, rustc's default on Linux).
 //!
-//! ROCm has no such door: its runtime is far more than a few functions, and a ROCm build needs it to start.
+//! ROCm has none of this: its runtime is far more than a few functions, and a ROCm build needs it to start.
 //!
-//! The doors also shut. ggml asks every backend of the binary for its devices, whatever the model is to run on, and a
-//! broken driver can end or hang the process there. An engine for the CPU calls [`shut`] first, and no driver is touched.
+//! Backends can be disabled. ggml asks every backend of the binary for its devices, whatever the model is to run on, and a
+//! broken driver can end or hang the process there. An engine for the CPU calls [`disable`] first, and no driver is touched.
 #![allow(
     unsafe_code,
     reason = "functions of C libraries under C's own names, forwarded by pointer"
@@ -29,12 +29,12 @@ mod vulkan;
 static SHUT: AtomicBool = AtomicBool::new(false);
 
 /// From now on every library counts as missing. Call it before the first use of ggml.
-pub(super) fn shut() {
+pub(super) fn disable() {
     SHUT.store(true, Ordering::Relaxed);
 }
 
-/// Whether [`shut`] was called.
-pub(super) fn are_shut() -> bool {
+/// Whether [`disable`] was called.
+pub(super) fn is_disabled() -> bool {
     SHUT.load(Ordering::Relaxed)
 }
 
@@ -85,7 +85,7 @@ impl Lazy {
     /// The first of the names that opens. Its symbols become visible to what it opens itself, as if it had been linked.
     fn library(&self) -> Option<&libloading::os::unix::Library> {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-        if are_shut() {
+        if is_disabled() {
             return None;
         }
         self.library

@@ -396,7 +396,7 @@ impl Watcher {
         let (id, event) = match message {
             FromEngine::Ready(report) => {
                 if let Some(ready) = self.ready.take() {
-                    let _ = ready.send(Ok(report));
+                    let _ = ready.send(Ok(*report));
                 }
                 return;
             }

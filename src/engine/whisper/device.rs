@@ -219,9 +219,9 @@ pub(super) fn install_log() {
         // SAFETY: ggml passes a C string that lives during the call.
         let message = unsafe { text(message) };
         let message = message.trim();
-        // Behind shut doors OpenCL misses its platforms, which is as it should be.
-        let shut = gpu_libraries::are_shut() && message.starts_with("ggml_opencl:");
-        if message.is_empty() || shut {
+        // A disabled OpenCL finds no platform and complains.
+        let disabled = gpu_libraries::is_disabled() && message.starts_with("ggml_opencl:");
+        if message.is_empty() || disabled {
             return;
         }
         // ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before.

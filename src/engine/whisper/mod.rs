@@ -38,7 +38,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     processor::check()?;
     super::gpu_libraries::link();
     if spec.gpu_device.is_none() {
-        super::gpu_libraries::shut();
+        super::gpu_libraries::disable();
     }
     install_log();
     let mut picked = None;
@@ -116,6 +116,9 @@ impl Backend for Whisper {
             flash_attention: self.spec.flash_attention,
             load_seconds: 0.0,
             slots: 0,
+            engine: "whisper.cpp".to_owned(),
+            precision: String::new(),
+            isa: String::new(),
             windows_per_core: 1,
             pid: 0,
         }

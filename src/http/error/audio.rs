@@ -46,7 +46,7 @@ pub(super) fn audio(error: &AudioError, family: Family, has_extension: bool, azu
         | AudioError::SampleRate { .. }
         | AudioError::Tracks { .. }
         | AudioError::Metadata { .. }
-        | AudioError::TooSlow { .. } => invalid(error.to_string()),
+        | AudioError::Decoder { .. } => invalid(error.to_string()),
         AudioError::TooLarge {
             limit_bytes,
             seen_bytes,
@@ -56,6 +56,22 @@ pub(super) fn audio(error: &AudioError, family: Family, has_extension: bool, azu
             "service_unavailable_error",
             Some("server_is_stopping"),
             "The server is stopping.".to_owned(),
+        ),
+        AudioError::StorageFull => (
+            503,
+            "service_unavailable_error",
+            Some(if azure {
+                "ServiceUnavailable"
+            } else {
+                "storage_full"
+            }),
+            "The server has no room to keep the upload now.".to_owned(),
+        ),
+        AudioError::Internal { .. } => (
+            500,
+            SERVER,
+            azure.then_some("InternalServerError"),
+            "The server could not decode the recording. Its log says more under the request's id.".to_owned(),
         ),
         AudioError::Io(_) => (
             500,

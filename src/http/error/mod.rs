@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 
 use super::dialect::Dialect;
 use super::fast_transcription;
+use crate::admission::Refusal;
 use crate::audio::AudioError;
-use crate::jobs::{Busy, JobError};
+use crate::jobs::JobError;
 use crate::render::Family;
 use crate::serving::ServingError;
 
@@ -59,8 +60,15 @@ pub enum ApiError {
         /// As the client wrote it.
         deployment: String,
     },
-    /// 429: all places are taken.
-    Busy(Busy),
+    /// 403: a page of another origin than `server.cors_origins` allows opens a WebSocket.
+    ForeignOrigin,
+    /// 429: there is no room.
+    Busy {
+        /// What is taken, and by whom.
+        taken: &'static str,
+        /// When there is likely to be room.
+        retry_after: Duration,
+    },
     /// 503: no engine can be had.
     Unavailable {
         /// One sentence.
@@ -75,9 +83,11 @@ pub enum ApiError {
         /// Bytes announced or read.
         seen: u64,
     },
-    /// 408: the body stopped coming.
-    BodyIdle {
-        /// Seconds waited.
+    /// 408: the body stopped coming, or came slower than the floor.
+    SlowBody {
+        /// Bytes that came …
+        bytes: u64,
+        /// … in so many seconds.
         seconds: u64,
     },
     /// 415: the body is no form.
@@ -178,6 +188,22 @@ impl From<ServingError> for ApiError {
     }
 }
 
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoPlace { retry_after } => Self::Busy {
+                taken: "every place of this server is taken",
+                retry_after,
+            },
+            Refusal::NoBytes { retry_after } => Self::Busy {
+                taken: "the uploads of others take all the room there is",
+                retry_after,
+            },
+            Refusal::Stopping => Self::Stopping,
+        }
+    }
+}
+
 impl ApiError {
     /// One wrong field, with code `invalid_value`.
     pub fn invalid(param: &'static str, message: impl Into<String>) -> Self {
@@ -198,6 +224,13 @@ impl ApiError {
                 has_extension,
             },
             JobError::Serving(error) => error.into(),
+            JobError::Internal { detail } => Self::Internal {
+                detail,
+                permanent: false,
+            },
+            JobError::Deadline { seconds } => Self::Unavailable {
+                reason: format!("the model was not ready for {seconds} s"),
+            },
             // Engines were changed and windows retried before this: the same recording would fail again.
             JobError::Failed { detail } => Self::Internal {
                 detail,
@@ -255,11 +288,17 @@ impl ApiError {
                     short(deployment)
                 ),
             ),
-            Self::Busy(busy) => {
-                let seconds = retry_seconds(busy.retry_after);
+            Self::ForeignOrigin => (
+                403,
+                INVALID,
+                Some(if azure { "403" } else { "origin_not_allowed" }),
+                "Pages of this origin may not use this server; `server.cors_origins` names those that may.".to_owned(),
+            ),
+            Self::Busy { taken, retry_after } => {
+                let seconds = retry_seconds(*retry_after);
                 let code = if azure { "429" } else { "rate_limit_exceeded" };
                 let message = format!(
-                    "Rate limit reached: every place of this server is taken. Please retry after {seconds} seconds."
+                    "Rate limit reached: {taken}. Please retry after {seconds} seconds."
                 );
                 (429, "requests", Some(code), message)
             }
@@ -272,11 +311,11 @@ impl ApiError {
                 (503, "service_unavailable_error", Some(code), "The server is stopping.".to_owned())
             }
             Self::TooLarge { limit, seen } => (413, SERVER, None, too_large(*limit, *seen)),
-            Self::BodyIdle { seconds } => (
+            Self::SlowBody { bytes, seconds } => (
                 408,
                 INVALID,
                 Some(if azure { "Timeout" } else { "request_timeout" }),
-                format!("The operation was timeout. The request body stopped coming for {seconds} seconds."),
+                format!("The operation was timeout. The request body brought {bytes} bytes in {seconds} seconds, which is too slow."),
             ),
             Self::NotMultipart { found } => (
                 415,
@@ -320,7 +359,7 @@ impl ApiError {
                 | AudioError::SampleRate { .. }
                 | AudioError::Tracks { .. }
                 | AudioError::Metadata { .. }
-                | AudioError::TooSlow { .. } => Some("file"),
+                | AudioError::Decoder { .. } => Some("file"),
                 AudioError::Unrecognized
                 | AudioError::UnsupportedContainer { .. }
                 | AudioError::UnsupportedCodec { .. }
@@ -328,7 +367,9 @@ impl ApiError {
                 | AudioError::Corrupt { .. } => (*family != Family::Whisper).then_some("file"),
                 AudioError::TooLong { .. }
                 | AudioError::TooLarge { .. }
+                | AudioError::StorageFull
                 | AudioError::Cancelled
+                | AudioError::Internal { .. }
                 | AudioError::Io(_) => None,
             },
             Self::NoKey
@@ -338,11 +379,12 @@ impl ApiError {
             | Self::UnknownApiVersion
             | Self::UnknownModel { .. }
             | Self::ForeignOperation { .. }
-            | Self::Busy(_)
+            | Self::ForeignOrigin
+            | Self::Busy { .. }
             | Self::Unavailable { .. }
             | Self::Stopping
             | Self::TooLarge { .. }
-            | Self::BodyIdle { .. }
+            | Self::SlowBody { .. }
             | Self::NotMultipart { .. }
             | Self::Form { .. }
             | Self::Internal { .. } => None,
@@ -351,10 +393,15 @@ impl ApiError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Busy(busy) => Retry::After(busy.retry_after),
-            Self::Unavailable { .. } | Self::Stopping => Retry::After(Duration::from_secs(5)),
+            Self::Busy { retry_after, .. } => Retry::After(*retry_after),
+            Self::Unavailable { .. }
+            | Self::Stopping
+            | Self::Audio {
+                error: AudioError::StorageFull,
+                ..
+            } => Retry::After(Duration::from_secs(5)),
             Self::Internal { permanent: false, .. }
-            | Self::BodyIdle { .. }
+            | Self::SlowBody { .. }
             | Self::Audio {
                 error: AudioError::Io(_),
                 ..
@@ -367,6 +414,7 @@ impl ApiError {
             | Self::UnknownModel { .. }
             | Self::UnknownModelId { .. }
             | Self::ForeignOperation { .. }
+            | Self::ForeignOrigin
             | Self::TooLarge { .. }
             | Self::NotMultipart { .. }
             | Self::Form { .. }
@@ -382,6 +430,10 @@ impl ApiError {
             Self::Internal { detail, .. } => Some(detail.clone()),
             Self::Audio {
                 error: AudioError::Io(error),
+                ..
+            } => Some(format!("spool: {error}")),
+            Self::Audio {
+                error: error @ AudioError::StorageFull,
                 ..
             } => Some(format!("spool: {error}")),
             Self::Unavailable { reason } => Some(reason.clone()),
@@ -443,7 +495,7 @@ pub(super) fn answer(error: &ApiError, dialect: Dialect, user_agent: Option<&str
         headers.insert(HeaderName::from_static("retry-after-ms"), milliseconds.clone());
         headers.insert(HeaderName::from_static("x-ms-retry-after-ms"), milliseconds);
     }
-    if matches!(error, ApiError::BodyIdle { .. }) {
+    if matches!(error, ApiError::SlowBody { .. }) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

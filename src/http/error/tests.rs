@@ -127,9 +127,10 @@ fn our_own_faults_tell_no_detail() {
 #[test]
 fn waits_stay_within_what_every_client_obeys() {
     for (seconds, header) in [(0.0, "1"), (0.4, "1"), (2.1, "3"), (900.0, "60")] {
-        let busy = ApiError::Busy(Busy {
+        let busy = ApiError::Busy {
+            taken: "every place is taken",
             retry_after: Duration::from_secs_f64(seconds),
-        });
+        };
         let response = answer(&busy, Dialect::OpenAi, Some("OpenAI/Python 2.54.0"));
         assert_eq!(response.headers()["retry-after"], header);
         assert!(response.headers().get("x-should-retry").is_none());

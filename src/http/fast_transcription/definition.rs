@@ -52,10 +52,9 @@ struct ModelOptions {
     transcribe_style: Option<String>,
 }
 
-/// Reads the definition. `name` is the deployment that serves; `has_audio` tells whether the recording came with it.
+/// Reads the definition. `has_audio` tells whether the recording came with it.
 pub(in crate::http) fn read(
     text: Option<&str>,
-    name: &str,
     has_audio: bool,
 ) -> Result<(TranscribeOptions, Presentation), ApiError> {
     let definition = parse(text.unwrap_or_default())?;
@@ -107,7 +106,6 @@ pub(in crate::http) fn read(
     }
     let prompt_bytes = prompt.as_ref().map_or(0, String::len);
     let options = TranscribeOptions {
-        deployment: name.to_owned(),
         task,
         candidate_languages: if single.is_some() || task == Task::Translate {
             Vec::new()
@@ -294,11 +292,11 @@ mod tests {
     use super::*;
 
     fn options(text: &str) -> (TranscribeOptions, Presentation) {
-        read(Some(text), "", true).unwrap()
+        read(Some(text), true).unwrap()
     }
 
     fn refused(text: &str) -> &'static str {
-        match read(Some(text), "", true) {
+        match read(Some(text), true) {
             Err(ApiError::Field { param, .. }) => param.unwrap(),
             other => panic!("{other:?}"),
         }
@@ -370,21 +368,11 @@ mod tests {
         ] {
             assert_eq!(refused(text), param, "{text}");
         }
-        assert!(
-            read(
-                Some(r#"{"diarization":{"enabled":false,"maxSpeakers":2}}"#),
-                "",
-                true
-            )
-            .is_ok()
-        );
+        assert!(read(Some(r#"{"diarization":{"enabled":false,"maxSpeakers":2}}"#), true).is_ok());
         let url = r#"{"audioUrl":"https://example.org/x.wav"}"#;
-        assert!(
-            read(Some(url), "", true).is_ok(),
-            "the recording itself goes first"
-        );
+        assert!(read(Some(url), true).is_ok(), "the recording itself goes first");
         assert!(matches!(
-            read(Some(url), "", false),
+            read(Some(url), false),
             Err(ApiError::Field {
                 param: Some("audioUrl"),
                 ..

@@ -40,7 +40,7 @@ pub(in crate::http) fn body(error: &ApiError, wire: &Wire) -> Option<Vec<u8>> {
         | ApiError::UnknownPath { .. }
         | ApiError::MethodNotAllowed { .. }
         | ApiError::UnknownApiVersion
-        | ApiError::Busy(_) => return None,
+        | ApiError::Busy { .. } => return None,
         _ => match wire.status.as_u16() {
             415 => ("UnsupportedMediaType", "InvalidRequestBodyFormat"),
             404 => ("NotFound", "InvalidModel"),

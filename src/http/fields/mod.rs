@@ -9,11 +9,12 @@ use super::error::ApiError;
 use crate::jobs::{TranscribeOptions, prompt_with_keywords};
 use crate::languages;
 use crate::render::{Family, FastTranscription, Presentation, ResponseFormat};
+use crate::schedule::PriorityClass;
 use crate::transcript::Task;
 use chunking::chunking;
+pub(super) use values::{FORM_TEXT_BYTES, Fields, known, refuse};
 #[cfg(test)]
-pub(super) use values::KNOWN;
-pub(super) use values::{FORM_TEXT_BYTES, Fields, known};
+pub(super) use values::{KNOWN, REFUSED};
 use values::{number, unknown_value, whole_number};
 
 /// Reads all fields.
@@ -25,14 +26,13 @@ pub(super) fn read(
     task: Task,
     name: &str,
     stream_whisper_1: bool,
-) -> Result<(TranscribeOptions, Presentation), ApiError> {
+) -> Result<(TranscribeOptions, Presentation, PriorityClass), ApiError> {
     let family = Family::of(name);
     let transcribe = task == Task::Transcribe;
     let format = response_format(fields, name)?;
     let (segments, words) = granularities(fields, format, transcribe)?;
     let stream = fields.boolean("stream")?.unwrap_or(false)
         && (stream_whisper_1 || !name.eq_ignore_ascii_case("whisper-1"));
-    refuse_speakers(fields)?;
 
     let language = if transcribe { language(fields)? } else { None };
     let candidate_languages = if transcribe {
@@ -56,7 +56,6 @@ pub(super) fn read(
 
     let chunking = chunking(fields)?;
     let options = TranscribeOptions {
-        deployment: name.to_owned(),
         task,
         language: language.clone(),
         candidate_languages,
@@ -79,7 +78,6 @@ pub(super) fn read(
         vad_min_silence_ms: chunking.as_ref().and_then(|c| c.silence_duration_ms),
         separate_channels: fields.boolean("separate_channels")?.unwrap_or(false),
         only_channels: None,
-        batch: batch(fields)?,
     };
     let presentation = Presentation {
         format,
@@ -94,7 +92,7 @@ pub(super) fn read(
         subtitles,
         fast: FastTranscription::default(),
     };
-    Ok((options, presentation))
+    Ok((options, presentation, priority(fields)?))
 }
 
 fn response_format(fields: &Fields, model: &str) -> Result<ResponseFormat, ApiError> {
@@ -168,22 +166,6 @@ fn logprobs(fields: &Fields, format: ResponseFormat) -> Result<bool, ApiError> {
     Ok(wanted)
 }
 
-fn refuse_speakers(fields: &Fields) -> Result<(), ApiError> {
-    for param in ["known_speaker_names", "known_speaker_references"] {
-        if fields.single(param).is_some() {
-            return Err(ApiError::Field {
-                param: Some(param),
-                code: Some("unsupported_value"),
-                message: format!(
-                    "'{param}' is not supported: this server does not tell speakers apart. With one speaker a \
-                     channel, 'separate_channels' does."
-                ),
-            });
-        }
-    }
-    Ok(())
-}
-
 fn language(fields: &Fields) -> Result<Option<String>, ApiError> {
     let Some(value) = fields
         .single("language")
@@ -234,10 +216,11 @@ fn candidates(fields: &Fields, language: Option<&str>) -> Result<Vec<String>, Ap
     }
 }
 
-fn batch(fields: &Fields) -> Result<bool, ApiError> {
+/// Who goes before the request.
+fn priority(fields: &Fields) -> Result<PriorityClass, ApiError> {
     match fields.single("priority").map(str::trim) {
-        None | Some("" | "interactive") => Ok(false),
-        Some("batch") => Ok(true),
+        None | Some("" | "interactive") => Ok(PriorityClass::Interactive),
+        Some("batch") => Ok(PriorityClass::Batch),
         Some(other) => Err(unknown_value("priority", other, "'interactive' and 'batch'")),
     }
 }

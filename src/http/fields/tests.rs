@@ -12,7 +12,8 @@ fn form(pairs: &[(&str, &str)]) -> Fields {
 }
 
 fn options(pairs: &[(&str, &str)]) -> (TranscribeOptions, Presentation) {
-    read(&form(pairs), Task::Transcribe, "whisper-1", true).unwrap()
+    let (options, presentation, _) = read(&form(pairs), Task::Transcribe, "whisper-1", true).unwrap();
+    (options, presentation)
 }
 
 /// Rows of the table of validity rules: status 400, then param, code, start of the message.
@@ -140,20 +141,6 @@ fn every_bad_value_has_its_error() {
             "prompt",
             "unsupported_parameter",
             "Prompt is not supported for diarization models",
-        ),
-        (
-            "gpt-4o-transcribe-diarize",
-            &[("known_speaker_names[]", "Ann")],
-            "known_speaker_names",
-            "unsupported_value",
-            "'known_speaker_names' is not supported",
-        ),
-        (
-            "gpt-4o-transcribe-diarize",
-            &[("known_speaker_references[]", "data:audio/wav;base64,AA==")],
-            "known_speaker_references",
-            "unsupported_value",
-            "'known_speaker_references' is not supported",
         ),
         (
             "gpt-4o-transcribe",
@@ -360,7 +347,7 @@ fn translations_ignore_what_the_service_ignores_there() {
         ("timestamp_granularities[]", "word"),
         ("response_format", "verbose_json"),
     ]);
-    let (read, shown) = read(&fields, Task::Translate, "whisper-1", true).unwrap();
+    let (read, shown, _) = read(&fields, Task::Translate, "whisper-1", true).unwrap();
     assert_eq!((read.language, read.word_times), (None, false));
     assert!(shown.segments && !shown.words);
 }
@@ -373,7 +360,7 @@ fn whisper_1_streams_unless_the_service_is_imitated() {
         ("whisper-1", true, false),
         ("base", true, true),
     ] {
-        let (_, shown) = read(&fields, Task::Transcribe, model, !imitate).unwrap();
+        let (_, shown, _) = read(&fields, Task::Transcribe, model, !imitate).unwrap();
         assert_eq!(shown.stream, streams, "{model} {imitate}");
     }
 }

@@ -3,49 +3,92 @@
 
 use crate::http::error::ApiError;
 
-/// Bytes that most text fields may hold: prompts are cut by the model long before.
-const TEXT_BYTES: usize = 1 << 20;
-/// Bytes of one `known_speaker_references[]`: a data URL with up to ten seconds of uncompressed audio.
-const REFERENCE_BYTES: usize = 16 << 20;
+/// Bytes that most text fields may hold: names, numbers, truths.
+const SHORT_BYTES: usize = 4 << 10;
+/// Bytes of text for the model and of lists; what the model cannot hold is cut later.
+const LONG_BYTES: usize = 128 << 10;
 /// Text bytes of one form, all fields together.
-pub(in crate::http) const FORM_TEXT_BYTES: usize = 80 << 20;
+pub(in crate::http) const FORM_TEXT_BYTES: usize = 256 << 10;
 
-/// Every field this server reads besides `file`, and the bytes it may hold. Others are read over and forgotten, as
-/// the service does.
-pub(in crate::http) const KNOWN: [(&str, usize); 30] = [
-    ("model", TEXT_BYTES),
-    ("language", TEXT_BYTES),
-    ("languages", TEXT_BYTES),
-    ("keywords", TEXT_BYTES),
-    ("prompt", TEXT_BYTES),
-    ("response_format", TEXT_BYTES),
-    ("temperature", TEXT_BYTES),
-    ("timestamp_granularities", TEXT_BYTES),
-    ("include", TEXT_BYTES),
-    ("stream", TEXT_BYTES),
-    ("chunking_strategy", TEXT_BYTES),
-    ("known_speaker_names", TEXT_BYTES),
-    ("known_speaker_references", REFERENCE_BYTES),
-    ("filename", TEXT_BYTES),
+/// A field this server reads besides `file`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct Known {
+    /// Its name, without brackets.
+    pub(in crate::http) name: &'static str,
+    /// Bytes one value may hold.
+    pub(in crate::http) bytes: usize,
+    /// Only the last value counts.
+    single: bool,
+}
+
+const fn single(name: &'static str, bytes: usize) -> Known {
+    Known {
+        name,
+        bytes,
+        single: true,
+    }
+}
+
+const fn list(name: &'static str, bytes: usize) -> Known {
+    Known {
+        name,
+        bytes,
+        single: false,
+    }
+}
+
+/// Every field this server reads besides `file`. Others are read over and forgotten, as the service does.
+pub(in crate::http) const KNOWN: [Known; 28] = [
+    single("model", SHORT_BYTES),
+    single("language", SHORT_BYTES),
+    list("languages", SHORT_BYTES),
+    list("keywords", LONG_BYTES),
+    single("prompt", LONG_BYTES),
+    single("response_format", SHORT_BYTES),
+    single("temperature", SHORT_BYTES),
+    list("timestamp_granularities", SHORT_BYTES),
+    list("include", SHORT_BYTES),
+    single("stream", SHORT_BYTES),
+    list("chunking_strategy", SHORT_BYTES),
+    single("filename", SHORT_BYTES),
     // Extensions of this server.
-    ("beam_size", TEXT_BYTES),
-    ("vad", TEXT_BYTES),
-    ("priority", TEXT_BYTES),
-    ("separate_channels", TEXT_BYTES),
-    ("language_mode", TEXT_BYTES),
-    ("keyword_weight", TEXT_BYTES),
-    ("max_line_width", TEXT_BYTES),
-    ("max_line_count", TEXT_BYTES),
-    ("max_words_per_line", TEXT_BYTES),
-    ("max_cps", TEXT_BYTES),
-    ("subtitle_style", TEXT_BYTES),
-    ("transcribe_style", TEXT_BYTES),
-    ("replacements", TEXT_BYTES),
-    ("profanity", TEXT_BYTES),
-    ("profanity_words", TEXT_BYTES),
+    single("beam_size", SHORT_BYTES),
+    single("vad", SHORT_BYTES),
+    single("priority", SHORT_BYTES),
+    single("separate_channels", SHORT_BYTES),
+    single("language_mode", SHORT_BYTES),
+    single("keyword_weight", SHORT_BYTES),
+    single("max_line_width", SHORT_BYTES),
+    single("max_line_count", SHORT_BYTES),
+    single("max_words_per_line", SHORT_BYTES),
+    single("max_cps", SHORT_BYTES),
+    single("subtitle_style", SHORT_BYTES),
+    single("transcribe_style", SHORT_BYTES),
+    single("replacements", LONG_BYTES),
+    single("profanity", SHORT_BYTES),
+    list("profanity_words", LONG_BYTES),
     // Azure's fast transcription puts everything into this one.
-    ("definition", TEXT_BYTES),
+    single("definition", LONG_BYTES),
 ];
+
+/// Fields of the service that are refused as soon as their part begins: megabytes may follow.
+pub(in crate::http) const REFUSED: [&str; 2] = ["known_speaker_names", "known_speaker_references"];
+
+/// Refuses a part by its name.
+pub(in crate::http) fn refuse(name: &str) -> Result<(), ApiError> {
+    let (base, _) = split_name(name);
+    let Some(param) = REFUSED.iter().find(|refused| **refused == base) else {
+        return Ok(());
+    };
+    Err(ApiError::Field {
+        param: Some(param),
+        code: Some("unsupported_value"),
+        message: format!(
+            "'{param}' is not supported: this server does not tell speakers apart. With one speaker a channel, \
+             'separate_channels' does."
+        ),
+    })
+}
 
 /// A form's text fields.
 #[derive(Debug, Default)]
@@ -62,16 +105,20 @@ fn split_name(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The known field of that name and the bytes it may hold; `None` when the part is to be skipped.
-pub(in crate::http) fn known(name: &str) -> Option<(&'static str, usize)> {
+/// The known field of that name; `None` when the part is to be skipped.
+pub(in crate::http) fn known(name: &str) -> Option<Known> {
     let (base, _) = split_name(name);
-    KNOWN.iter().find(|(known, _)| *known == base).copied()
+    KNOWN.iter().find(|known| known.name == base).copied()
 }
 
 impl Fields {
-    /// Adds a part. Empty values are the same as absent ones.
+    /// Adds a part. Empty values are the same as absent ones; a later value of a single-valued field takes the
+    /// earlier one's place.
     pub(in crate::http) fn push(&mut self, name: &str, value: String) -> Result<(), ApiError> {
-        let Some((base, _)) = known(name) else {
+        let Some(Known {
+            name: base, single, ..
+        }) = known(name)
+        else {
             return Ok(());
         };
         if value.contains('\0') {
@@ -82,6 +129,9 @@ impl Fields {
         }
         if !value.is_empty() {
             let key = split_name(name).1.map(str::to_owned);
+            if single {
+                self.pairs.retain(|(held, ..)| *held != base);
+            }
             self.pairs.push((base, key, value));
         }
         Ok(())

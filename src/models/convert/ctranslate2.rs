@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 
 use super::parts::Parts;
-use super::{Checkpoint, Element, Located, arrange, mel_filters, vocabulary};
+use super::{Checkpoint, ElementType, Located, arrange, mel_filters, vocabulary};
 use crate::models::ModelError;
 use crate::models::format::WeightFormat;
 use crate::models::ggml::{GgmlHeader, MAX_LAYERS};
@@ -42,7 +42,7 @@ struct Variable {
 pub(crate) fn open(path: &Path, weights: &[PathBuf], vocabulary: &Path) -> Result<Checkpoint, ModelError> {
     let mut data = Parts::open(weights)?;
     let variables = read_variables(path, &mut data)?;
-    let mut model = Model {
+    let mut model = CTranslate2Model {
         path,
         variables,
         data,
@@ -60,13 +60,13 @@ pub(crate) fn open(path: &Path, weights: &[PathBuf], vocabulary: &Path) -> Resul
     })
 }
 
-struct Model<'a> {
+struct CTranslate2Model<'a> {
     path: &'a Path,
     variables: HashMap<String, Variable>,
     data: Parts,
 }
 
-impl Model<'_> {
+impl CTranslate2Model<'_> {
     fn variable(&self, name: &str) -> Result<&Variable, ModelError> {
         self.variables.get(name).ok_or_else(|| {
             ModelError::unsupported(self.path, format!("its model lacks the variable `{name}`"))
@@ -142,11 +142,11 @@ impl Model<'_> {
             ));
         }
         let element = match variable.kind {
-            0 => Element::F32,
-            1 => Element::I8,
-            2 => Element::I16,
-            4 => Element::F16,
-            5 => Element::Bf16,
+            0 => ElementType::F32,
+            1 => ElementType::I8,
+            2 => ElementType::I16,
+            4 => ElementType::F16,
+            5 => ElementType::Bf16,
             other => {
                 return Err(ModelError::unsupported(
                     self.path,
@@ -157,8 +157,8 @@ impl Model<'_> {
             }
         };
         let scale = match element {
-            Element::I8 | Element::I16 => self.scale(&name, slice, spec.shape[0])?,
-            Element::F32 | Element::F16 | Element::Bf16 | Element::Blocks(_) => Vec::new(),
+            ElementType::I8 | ElementType::I16 => self.scale(&name, slice, spec.shape[0])?,
+            ElementType::F32 | ElementType::F16 | ElementType::Bf16 | ElementType::Blocks(_) => Vec::new(),
         };
         let offset = variable.offset + element.bytes(slice.index * spec.elements());
         Ok(Located {

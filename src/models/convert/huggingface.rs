@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 
 use super::parts::Parts;
-use super::{Checkpoint, Element, Located, arrange, mel_filters, vocabulary};
+use super::{Checkpoint, ElementType, Located, arrange, mel_filters, vocabulary};
 use crate::models::ModelError;
 use crate::models::format::WeightFormat;
 use crate::models::ggml::{GgmlHeader, MAX_LAYERS};
@@ -21,7 +21,7 @@ const INDEX: &str = "model.safetensors.index.json";
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 #[derive(Deserialize)]
-struct Config {
+struct ModelConfig {
     #[serde(default)]
     model_type: Option<String>,
     encoder_attention_heads: u32,
@@ -35,7 +35,7 @@ struct ShardIndex {
 
 struct Tensor {
     shape: Vec<u64>,
-    element: Option<Element>,
+    element: Option<ElementType>,
     dtype: String,
     offset: u64,
 }
@@ -51,7 +51,7 @@ pub(crate) fn is_folder(folder: &Path) -> bool {
 ///
 /// `UnsupportedFolder` when something is missing or it is another model; `Malformed` when a file is damaged.
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
-    let config: Config = read_json(&folder.join("config.json"), folder)?;
+    let config: ModelConfig = read_json(&folder.join("config.json"), folder)?;
     if let Some(kind) = config.model_type.filter(|kind| kind != "whisper") {
         return Err(ModelError::unsupported(
             folder,
@@ -61,7 +61,7 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint, ModelError> {
     let shards = shards(folder)?;
     let data = Parts::open(&shards)?;
     let tensors = read_tensors(&shards, &data)?;
-    let model = Model { folder, tensors };
+    let model = HuggingFaceModel { folder, tensors };
     let header = GgmlHeader {
         n_vocab: model.dimension("decoder.embed_tokens.weight", 0)?,
         n_audio_ctx: model.dimension("encoder.embed_positions.weight", 0)?,
@@ -140,9 +140,9 @@ fn read_tensors(shards: &[PathBuf], data: &Parts) -> Result<HashMap<String, Tens
         let (metadata, data_start) = read_metadata(path)?;
         for (name, info) in metadata.tensors() {
             let element = match info.dtype {
-                Dtype::F32 => Some(Element::F32),
-                Dtype::F16 => Some(Element::F16),
-                Dtype::BF16 => Some(Element::Bf16),
+                Dtype::F32 => Some(ElementType::F32),
+                Dtype::F16 => Some(ElementType::F16),
+                Dtype::BF16 => Some(ElementType::Bf16),
                 _ => None,
             };
             let tensor = Tensor {
@@ -190,12 +190,12 @@ fn read_metadata(path: &Path) -> Result<(Metadata, u64), ModelError> {
     Ok((metadata, 8 + size))
 }
 
-struct Model<'a> {
+struct HuggingFaceModel<'a> {
     folder: &'a Path,
     tensors: HashMap<String, Tensor>,
 }
 
-impl Model<'_> {
+impl HuggingFaceModel<'_> {
     fn tensor(&self, name: &str) -> Result<&Tensor, ModelError> {
         self.tensors.get(name).ok_or_else(|| {
             ModelError::unsupported(self.folder, format!("its model lacks the tensor `{name}`"))

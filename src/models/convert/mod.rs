@@ -31,7 +31,7 @@ const CHUNK: u64 = 1 << 16;
 
 /// How a source stores its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
+pub(crate) enum ElementType {
     F32,
     F16,
     Bf16,
@@ -41,7 +41,7 @@ pub(crate) enum Element {
     Blocks(WeightFormat),
 }
 
-impl Element {
+impl ElementType {
     /// Bytes of so many numbers; in blocks a multiple of [`BLOCK`].
     pub(crate) fn bytes(self, count: u64) -> u64 {
         match self {
@@ -67,7 +67,7 @@ impl Element {
 #[derive(Debug, Clone)]
 pub(crate) struct Located {
     pub(crate) offset: u64,
-    pub(crate) element: Element,
+    pub(crate) element: ElementType,
     /// Integer weights only: what each row (first dimension) was multiplied by. One entry serves all rows.
     pub(crate) scale: Vec<f32>,
 }
@@ -112,7 +112,7 @@ impl Checkpoint {
     /// `Malformed` as [`ggml::check`]; `UnsupportedFolder` when it is quantised in blocks that are not read here.
     pub fn open_ggml(path: &Path) -> Result<Self, ModelError> {
         let header = ggml::check(path)?;
-        if Element::of_format(header.format).is_none() {
+        if ElementType::of_format(header.format).is_none() {
             return Err(ModelError::unsupported(
                 path,
                 format!(
@@ -133,7 +133,7 @@ impl Checkpoint {
                 // `check` found every name in the layout.
                 let role = roles.remove(&entry.name).unwrap_or(Role::Small);
                 // Every format of a checked file is the header's, f16 or f32.
-                let element = Element::of_format(entry.format).unwrap_or(Element::F32);
+                let element = ElementType::of_format(entry.format).unwrap_or(ElementType::F32);
                 let located = Located {
                     offset: entry.offset,
                     element,
@@ -275,17 +275,17 @@ impl Buffers {
         data.read_at(located.offset + element.bytes(start), &mut self.raw)?;
         self.values.clear();
         match located.element {
-            Element::F32 => self
+            ElementType::F32 => self
                 .values
                 .extend(self.raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Element::F16 => self.values.extend(
+            ElementType::F16 => self.values.extend(
                 self.raw
                     .as_chunks()
                     .0
                     .iter()
                     .map(|b| f16::from_le_bytes(*b).to_f32()),
             ),
-            Element::Bf16 => {
+            ElementType::Bf16 => {
                 self.values.extend(
                     self.raw
                         .as_chunks()
@@ -294,11 +294,11 @@ impl Buffers {
                         .map(|b| bf16::from_le_bytes(*b).to_f32()),
                 );
             }
-            Element::I8 => self.values.extend(self.raw.iter().map(|&b| f32::from(b as i8))),
-            Element::Blocks(format) => {
+            ElementType::I8 => self.values.extend(self.raw.iter().map(|&b| f32::from(b as i8))),
+            ElementType::Blocks(format) => {
                 dequantize(format, &self.raw, &mut self.values);
             }
-            Element::I16 => {
+            ElementType::I16 => {
                 self.values.extend(
                     self.raw
                         .as_chunks()

@@ -1,4 +1,4 @@
-//! Voice probabilities → stretches of speech, with hysteresis.
+//! Voice probabilities → speech segments, with hysteresis.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ pub(super) struct Hysteresis {
     pub min_speech: u64,
 }
 
-/// Follows the frames of a recording; stretches are ranges of frame numbers.
+/// Follows the frames of a recording; segments are ranges of frame numbers.
 #[derive(Debug)]
-pub(super) struct StretchTracker {
+pub(super) struct SegmentTracker {
     rule: Hysteresis,
     next: u64,
     /// First frame of the latest run of frames at or above `threshold_end`.
@@ -25,7 +25,7 @@ pub(super) struct StretchTracker {
 struct Open {
     start: u64,
     last_voiced: u64,
-    /// The stretch began in a window that is gone: its rest is speech however short.
+    /// The segment began in a window that is gone: its rest is speech however short.
     continued: bool,
 }
 
@@ -35,7 +35,7 @@ impl Open {
     }
 }
 
-impl StretchTracker {
+impl SegmentTracker {
     pub(super) fn new(rule: Hysteresis) -> Self {
         Self {
             rule,
@@ -45,7 +45,7 @@ impl StretchTracker {
         }
     }
 
-    /// Takes the probability of the next frame; a stretch that this frame ends is returned.
+    /// Takes the probability of the next frame; a segment that this frame ends is returned.
     pub(super) fn push(&mut self, voice: f32) -> Option<Range<u64>> {
         let at = self.next;
         self.next += 1;
@@ -81,7 +81,7 @@ impl StretchTracker {
         }
     }
 
-    /// The stretch that has begun and not ended, up to its last voiced frame so far, once it is long enough to be
+    /// The segment that has begun and not ended, up to its last voiced frame so far, once it is long enough to be
     /// speech.
     pub(super) fn open_stretch(&self) -> Option<Range<u64>> {
         self.open
@@ -90,7 +90,7 @@ impl StretchTracker {
             .map(|open| open.start..open.last_voiced + 1)
     }
 
-    /// Earliest frame that a stretch not yet returned can begin with.
+    /// Earliest frame that a segment not yet returned can begin with.
     pub(super) fn earliest_start(&self) -> u64 {
         match &self.open {
             Some(open) => open.start,
@@ -98,7 +98,7 @@ impl StretchTracker {
         }
     }
 
-    /// Lets the open stretch begin at `frame`: what came before has left in a window.
+    /// Lets the open segment begin at `frame`: what came before has left in a window.
     pub(super) fn cut_open_at(&mut self, frame: u64) {
         if let Some(open) = &mut self.open {
             if open.last_voiced < frame {
@@ -111,7 +111,7 @@ impl StretchTracker {
         self.rising = self.rising.map(|rising| rising.max(frame));
     }
 
-    /// Ends the open stretch with the recording.
+    /// Ends the open segment with the recording.
     pub(super) fn finish(&mut self) -> Option<Range<u64>> {
         self.close()
     }
