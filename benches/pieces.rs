@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use whisper_backend_api::audio::{AudioLimits, AudioStream, ChannelMode, UploadedAudio};
-use whisper_backend_api::render::{Family, Presentation, ResponseFormat, body};
+use whisper_backend_api::render::{Family, FastTranscription, Presentation, ResponseFormat, body};
 use whisper_backend_api::speech::{Windower, WindowerOptions};
 use whisper_backend_api::transcript::{Segment, Task, Transcript, Word, compression_ratio};
 
@@ -122,6 +122,7 @@ fn hour() -> Transcript {
             words,
             logprobs: Vec::new(),
             channel: None,
+            language: None,
         }
     };
     Transcript {
@@ -129,6 +130,7 @@ fn hour() -> Transcript {
         language: Some("en".to_owned()),
         duration: 3600.0,
         segments: (0..900).map(segment).collect(),
+        languages: None,
     }
 }
 
@@ -150,6 +152,8 @@ fn rendering(c: &mut Criterion) {
             task: Task::Transcribe,
             language: None,
             prompt_bytes: 0,
+            subtitles: None,
+            fast: FastTranscription::default(),
         };
         group.bench_function(name, |b| b.iter(|| body(black_box(&transcript), &shown)));
     }

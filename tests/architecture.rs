@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("diagnostics", &["process"]),
     ("models", &["process"]),
     // Inner rooms.
-    ("config", &["engine", "languages"]),
+    ("config", &["engine", "languages", "transcript"]),
     ("locale", &["config"]),
     ("render", &["languages", "transcript"]),
     (
@@ -145,6 +145,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "models",
             "render",
             "schedule",
+            "serving",
             "telemetry",
             "transcript",
         ],

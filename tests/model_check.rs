@@ -7,10 +7,10 @@
 )]
 
 mod sync {
-    pub use super::offer::{Need, Offer};
-    pub use shuttle::sync::{Arc, Mutex, MutexGuard};
-    pub use std::sync::PoisonError;
-    pub use std::time::Instant;
+    pub(crate) use super::offer::{Need, Offer};
+    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
+    pub(crate) use std::time::Instant;
 }
 
 #[path = "../src/schedule/class.rs"]

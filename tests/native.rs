@@ -403,7 +403,8 @@ fn a_damaged_cut_or_foreign_packed_file_is_made_anew() {
     let files = packed_files(folder.path());
     assert_eq!(files.len(), 1, "{files:?}");
     let whole = std::fs::read(&files[0]).unwrap();
-    let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
         ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
         ("empty", Vec::clear),
         ("longer", |bytes| bytes.push(0)),

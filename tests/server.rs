@@ -195,6 +195,85 @@ fn each_side_of_a_call_is_transcribed_by_itself_on_one_clock() {
 }
 
 #[test]
+fn one_doubtful_window_does_not_change_the_language_and_a_sure_one_does() {
+    let script = json!({ "heard": [["en", 0.95], ["cy", 0.4], ["en", 0.95], ["de", 0.95], ["de", 0.5]] });
+    let server = scripted(&script, "[performance]\nwhisper_threads = 1\n").start();
+    let fields = [
+        ("response_format", "verbose_json"),
+        ("language_mode", "per_window"),
+    ];
+    let answer: Value = serde_json::from_str(&server.transcript(&long_clip(3), &fields)).unwrap();
+    let languages: Vec<&str> = answer["segments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|segment| segment["language"].as_str().unwrap())
+        .collect();
+    assert!(languages.len() >= 5, "{answer}");
+    assert_eq!(languages[..5], ["en", "en", "en", "de", "de"], "{answer}");
+    assert_eq!(answer["languages"][0]["code"], "en");
+    assert_eq!(answer["languages"][1]["code"], "de");
+}
+
+#[test]
+fn each_channel_of_a_call_finds_its_own_language() {
+    let script = json!({ "heard": [["en", 0.95], ["ja", 0.95]] });
+    let server = scripted(&script, "[performance]\nwhisper_threads = 1\n").start();
+    let clip = fixture("jfk.wav");
+    let call: Vec<u8> = clip[44..]
+        .chunks_exact(2)
+        .flat_map(|sample| [sample, sample].concat())
+        .collect();
+    let mut file = wav(&call);
+    file[22] = 2; // channels
+    file[28..32].copy_from_slice(&64_000_u32.to_le_bytes());
+    file[32] = 4; // bytes of a frame
+    // The answer of fast transcription names each phrase's language.
+    let (content_type, form) = support::form(&file, &[("definition", "{\"channels\":[0,1]}")]);
+    let part = b"name=\"file\"";
+    let at = form
+        .windows(part.len())
+        .position(|window| window == part)
+        .unwrap();
+    let body = [&form[..at], b"name=\"audio\"", &form[at + part.len()..]].concat();
+    let url = format!(
+        "http://127.0.0.1:{}/speechtotext/transcriptions:transcribe",
+        server.port
+    );
+    let mut response = ureq::post(&url)
+        .header("content-type", content_type)
+        .send(&body[..])
+        .unwrap();
+    let answer: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+    let locale = |channel: u64| {
+        let phrases = answer["phrases"].as_array().unwrap();
+        let phrase = phrases.iter().find(|phrase| phrase["channel"] == channel);
+        phrase.map(|phrase| phrase["locale"].as_str().unwrap().to_owned())
+    };
+    let both = [locale(0).unwrap(), locale(1).unwrap()];
+    assert!(
+        both.contains(&"en-US".to_owned()) && both.contains(&"ja-JP".to_owned()),
+        "{answer}"
+    );
+}
+
+#[test]
+fn an_answer_that_is_the_vocabulary_is_decoded_again_without_it() {
+    let script =
+        json!({ "text": " Real words were said.", "on": { "Kyoto": { "text": " Kyoto, Nara, Osaka." } } });
+    let server = scripted(&script, "").start();
+    let clip = fixture("jfk.wav");
+    let keywords = [
+        ("keywords[]", "Kyoto"),
+        ("keywords[]", "Nara"),
+        ("keywords[]", "Osaka"),
+    ];
+    let said = server.transcript(&clip, &keywords);
+    assert!(said.contains("Real words were said."), "{said}");
+    assert!(!said.contains("Kyoto"), "{said}");
+}
+
+#[test]
 fn a_held_chord_is_answered_with_no_words() {
     let server = with_model("tiny.en", "").start();
     let chord: Vec<u8> = (0..160_000)
@@ -617,9 +696,49 @@ fn transcribe_prints_a_file_without_a_server() {
         said.contains("-->") && said.contains("fellow Americans"),
         "{said}"
     );
-    let (code, said) = run_to_end("", &["transcribe", "--model", &model, "no-such-file.wav"]);
+    let (code, said) = run_to_end(
+        "",
+        &["transcribe", "--model", "no-such-model", "no-such-file.wav"],
+    );
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("no-such-file.wav"), "{said}");
+    // The file comes before the model, and its trouble is told once.
+    assert!(!said.contains("no-such-model"), "{said}");
+    assert_eq!(said.matches("No such file").count(), 1, "{said}");
+}
+
+#[test]
+fn transcribe_takes_folders_and_writes_where_it_is_told() {
+    let model = model("tiny.en").display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let (recordings, results) = (folder.path().join("in"), folder.path().join("out"));
+    std::fs::create_dir(&recordings).unwrap();
+    for name in ["a.wav", "b.wav"] {
+        std::fs::write(recordings.join(name), fixture("jfk.wav")).unwrap();
+    }
+    std::fs::write(recordings.join("notes.txt"), "not a recording").unwrap();
+    let (from, to) = (recordings.display().to_string(), results.display().to_string());
+    let arguments = [
+        "transcribe",
+        "--model",
+        &model,
+        "--format",
+        "srt",
+        "--subtitle-style",
+        "netflix",
+        "--output",
+        &to,
+        &from,
+    ];
+    let (code, said) = run_to_end("", &arguments);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 transcribed, 0 failed"), "{said}");
+    let srt = std::fs::read_to_string(results.join("a.srt")).unwrap();
+    assert!(
+        srt.contains("-->") && srt.lines().all(|line| line.len() <= 42),
+        "{srt}"
+    );
+    assert!(results.join("b.srt").exists() && !results.join("notes.srt").exists());
 }
 
 #[test]

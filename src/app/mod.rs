@@ -113,6 +113,14 @@ impl App {
         self.jobs.registry().open_default(progress, stop).await;
     }
 
+    /// Runs one short window of noise through the default model, unless its speed is known already: the advice about a
+    /// model that does not keep up needs a measurement.
+    pub async fn measure_speed(&self) {
+        if let Err(reason) = self.jobs.measure_speed().await {
+            tracing::debug!(%reason, "the speed could not be measured");
+        }
+    }
+
     /// Serves until `stop` fires, then lets running requests finish; all is over within the grace time.
     pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
         let mut state = AppState::new(

@@ -1,6 +1,7 @@
 //! The command line: raw flags in, one command run, an exit code out.
 
 mod doctor;
+mod inputs;
 mod models;
 mod progress;
 mod serve;
@@ -73,7 +74,7 @@ struct CommonOptions {
 enum Command {
     /// Serve the API (the default)
     Serve,
-    /// Transcribe one file and print the result
+    /// Transcribe files and folders; one file's text is printed, several are written
     Transcribe(transcribe::Arguments),
     /// List, fetch, convert, check and remove models
     #[command(subcommand)]
@@ -165,7 +166,7 @@ pub fn run() -> ExitCode {
     match dispatch(&cli.common, command) {
         Ok(code) => code,
         Err(error) => {
-            say_error(&format!("error: {error:#}"));
+            say_error(&format!("error: {}", chain(&error)));
             ExitCode::FAILURE
         }
     }
@@ -217,7 +218,26 @@ fn check_config(common: &CommonOptions) -> anyhow::Result<ExitCode> {
             None => say(line),
         }
     }
+    // What `doctor` and `/health` say of the model, before anything is started.
+    let store = crate::models::Store::new(loaded.folder().join("models"));
+    let model = crate::serving::expected_model(&loaded.config, &loaded.folder(), &store);
+    say_error(&model.map_or_else(
+        |missing| format!("model: {missing}"),
+        |found| format!("model: {found}"),
+    ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// An error with its causes on one line; a cause that its error has quoted already is not said again.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// A line on stdout; a closed pipe is no error.
@@ -228,4 +248,19 @@ fn say(line: &str) {
 /// A line on stderr.
 fn say_error(line: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{line}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_is_quoted_already_is_not_said_again() {
+        let cause = std::io::Error::other("no such file");
+        let quoting = anyhow::Error::new(cause).context("cannot read `x`: no such file");
+        assert_eq!(chain(&quoting), "cannot read `x`: no such file");
+        let cause = std::io::Error::other("no such file");
+        let silent = anyhow::Error::new(cause).context("cannot read `x`");
+        assert_eq!(chain(&silent), "cannot read `x`: no such file");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -12,6 +13,9 @@ use super::{CommonOptions, say};
 use crate::app::App;
 use crate::config::ServerConfig;
 use crate::locale::Locale;
+
+/// Pause between two looks at whether a speed was measured.
+const SPEED_LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     // Before anything else: a signal that comes while the settings are read is heard as well.
@@ -76,6 +80,13 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
                 for line in invitation(app.locale, address, &app.config.server) {
                     say(&line);
                 }
+                // The first recordings tell how fast the model is here.
+                while !app.status.speed_is_known() {
+                    tokio::time::sleep(SPEED_LOOK).await;
+                }
+                if let Some(advice) = app.status.speed_advice() {
+                    say(&format!("⚠ {}", advice.say(app.locale)));
+                }
             }
         })
     };
@@ -138,7 +149,8 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
     vec![
         locale.pick("Try it:", "お試しください:").to_owned(),
         format!(
-            "  curl http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01{key} -F file=@{}",
+            // Quoted: zsh takes a bare `?` for a pattern and refuses the line.
+            "  curl 'http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01'{key} -F 'file=@{}'",
             address.port(),
             sample.unwrap_or("recording.wav")
         ),

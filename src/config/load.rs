@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use super::Config;
 use crate::languages;
+use crate::transcript::wording::{LONGEST_PHRASE_BYTES, MOST_PHRASES};
 
 /// The file as it is shipped and as it is written at the first start.
 pub const TEMPLATE: &str = include_str!("../../config.toml");
@@ -196,7 +197,7 @@ fn with_environment(
         let known = matches!(parts.as_slice(), [section, key]
             if defaults.get(*section).and_then(Value::as_table).is_some_and(|t| t.contains_key(*key))
                 || (*section == "audio" && *key == "spool_dir"));
-        if !known && parts.first() != Some(&"deployments") {
+        if !known && !matches!(parts.first(), Some(&"deployments" | &"replacements")) {
             let message = format!("there is no setting `{key}`; `check-config` lists all");
             return Err(ConfigError::Environment { name, message });
         }
@@ -391,6 +392,30 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         "…".to_owned(),
         "keys are not empty and ASCII",
     )?;
+    let vocabulary = &config.vocabulary;
+    check(
+        (0.0..=2.0).contains(&vocabulary.weight),
+        "vocabulary.weight",
+        vocabulary.weight.to_string(),
+        "0 to 2 are accepted",
+    )?;
+    let bounded = |list: &[String]| {
+        list.len() <= MOST_PHRASES
+            && list
+                .iter()
+                .all(|phrase| phrase.len() <= LONGEST_PHRASE_BYTES && !phrase.contains('\0'))
+    };
+    for (key, list) in [
+        ("vocabulary.phrases", &vocabulary.phrases),
+        ("wording.profanity_words", &config.wording.profanity_words),
+    ] {
+        check(
+            bounded(list),
+            key,
+            format!("{} phrases", list.len()),
+            "at most 2000 phrases of at most 500 bytes, without NUL",
+        )?;
+    }
     for (key, mebibytes) in [
         ("server.max_file_size_mb", config.server.max_file_size_mb),
         ("performance.max_spool_mb", p.max_spool_mb),

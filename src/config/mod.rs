@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineSetting, PrecisionSetting};
+use crate::transcript::wording::{ProfanityMode, TranscribeStyle};
 
 /// All settings, with the defaults of a fresh clone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -31,6 +32,12 @@ pub struct Config {
     pub speech: SpeechConfig,
     /// Live transcription over WebSockets.
     pub realtime: RealtimeConfig,
+    /// Names and terms that are likely in every recording.
+    pub vocabulary: VocabularyConfig,
+    /// What becomes of the text after decoding.
+    pub wording: WordingConfig,
+    /// Phrase → what is written in its place.
+    pub replacements: BTreeMap<String, String>,
     /// Deployment name → model path or catalogue name.
     pub deployments: BTreeMap<String, String>,
 }
@@ -101,6 +108,9 @@ pub struct WhisperConfig {
     pub auto_download: bool,
     /// `auto` detects for each recording; else an ISO 639-1 code for requests that name none.
     pub language: String,
+    /// `per_file` writes a recording in the language of its first words; `per_window` lets it change, for requests that
+    /// say nothing about it.
+    pub language_mode: LanguageMode,
     /// Use the GPU when the build and the machine have one.
     pub enable_gpu: bool,
     /// `"all"`, or a list of device numbers such as `[0, 1]`.
@@ -121,6 +131,17 @@ pub struct WhisperConfig {
     /// MiB that models on the processor may take together; the one used least recently goes first. `auto` takes four
     /// fifths of the memory that is free at the start.
     pub max_loaded_mb: Count,
+}
+
+/// Where a recording's language may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LanguageMode {
+    /// Nowhere: the first words decide.
+    #[default]
+    PerFile,
+    /// At every window.
+    PerWindow,
 }
 
 /// Which GPUs to use.
@@ -269,6 +290,37 @@ pub enum FfmpegSetting {
     Off,
 }
 
+/// `[vocabulary]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularyConfig {
+    /// Names and terms, beside a request's `keywords[]`.
+    pub phrases: Vec<String>,
+    /// How strongly they are preferred: 0 (only told to the model) to 2.
+    pub weight: f32,
+}
+
+impl Default for VocabularyConfig {
+    fn default() -> Self {
+        Self {
+            phrases: Vec::new(),
+            weight: 1.0,
+        }
+    }
+}
+
+/// `[wording]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WordingConfig {
+    /// `verbatim`, or `clean`: without sounds of hesitation.
+    pub style: TranscribeStyle,
+    /// What to do with `profanity_words`: `none`, `masked`, `removed` or `tags`.
+    pub profanity: ProfanityMode,
+    /// Your own list; there is no other.
+    pub profanity_words: Vec<String>,
+}
+
 /// `[speech]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -335,6 +387,7 @@ impl Default for WhisperConfig {
             fallback_model: "base-q8_0".to_owned(),
             auto_download: true,
             language: "auto".to_owned(),
+            language_mode: LanguageMode::PerFile,
             enable_gpu: true,
             gpu_devices: GpuDevices::All(AllWord::All),
             engine: EngineSetting::Auto,

@@ -135,6 +135,7 @@ mod tests {
                 memory_total_bytes: Some(85_520_809_984),
                 memory_free_bytes: Some(80_000_000_000),
                 weights_bytes: BTreeMap::from([("CUDA0".to_owned(), 147_370_000)]),
+                ..ActualDevice::default()
             }),
             ..EngineFacts::default()
         };

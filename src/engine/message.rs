@@ -172,6 +172,18 @@ pub struct DecodeOptions {
     pub urgent: bool,
     /// A first look only: a doubtful result is marked (`WindowTranscript::doubtful`), not decoded again.
     pub draft: bool,
+    /// Names and terms to prefer where they are likely; also at the end of `prompt`.
+    #[serde(default)]
+    pub vocabulary: Option<VocabularyOptions>,
+}
+
+/// Names and terms that are likely.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VocabularyOptions {
+    /// As they are written; no NUL.
+    pub phrases: Vec<String>,
+    /// How strongly they are preferred: 0 to 2.
+    pub weight: f32,
 }
 
 impl Default for DecodeOptions {
@@ -188,6 +200,7 @@ impl Default for DecodeOptions {
             prefix: Vec::new(),
             urgent: false,
             draft: false,
+            vocabulary: None,
         }
     }
 }

@@ -25,7 +25,9 @@ mod window;
 
 pub use error::{DeathCause, EngineError};
 pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting};
+pub use message::{
+    DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting, VocabularyOptions,
+};
 
 /// Opens the engine of `spec` in this process, on the processor: for tests and measurements, which need no pipe.
 ///

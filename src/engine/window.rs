@@ -1,7 +1,9 @@
 //! One window's text: the prompt, the language, passes over the window, segments, word times, and second looks where the
 //! result is doubtful. The same for every engine that can run single steps.
 
-use super::decode::{self, Choice, Hypothesis, Limits, Row, StepError, Steps, Strategy, Vocabulary};
+use super::decode::{
+    self, Choice, Hypothesis, Limits, Row, StepError, Steps, Strategy, TokenTrie, Vocabulary, VocabularyBias,
+};
 use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::message::DecodeOptions;
 use crate::languages::LANGUAGES;
@@ -33,6 +35,8 @@ pub(super) trait Forward: Steps {
 pub(super) struct Attempt {
     /// Index into the table of languages; `None` detects.
     pub(super) language: Option<usize>,
+    /// Probability with which an attempt before this one detected it.
+    pub(super) language_probability: Option<f32>,
     /// Encoder positions.
     pub(super) positions: usize,
     /// The search.
@@ -78,6 +82,7 @@ pub(super) async fn transcribe(
     };
     let mut attempt = Attempt {
         language,
+        language_probability: None,
         positions: lengths.first().copied().unwrap_or(full),
         strategy,
     };
@@ -91,6 +96,7 @@ pub(super) async fn transcribe(
             return Ok(best);
         }
         attempt.language = best.language.as_deref().and_then(language_index);
+        attempt.language_probability = best.language_probability;
         attempt.positions = positions;
         let again = passes(engine, v, seconds, options, attempt).await?;
         best = WindowTranscript {
@@ -101,6 +107,7 @@ pub(super) async fn transcribe(
     let mut temperature = options.temperature + TEMPERATURE_STEP;
     while temperature < 1.0 + TEMPERATURE_STEP / 2.0 && unusable(&best, seconds) {
         attempt.language = best.language.as_deref().and_then(language_index);
+        attempt.language_probability = best.language_probability;
         attempt.positions = full;
         attempt.strategy = Strategy::Sample {
             temperature,
@@ -126,7 +133,13 @@ pub(super) async fn passes(
     attempt: Attempt,
 ) -> Result<WindowTranscript, StepError> {
     let prompt = v.prompt(options.prompt.as_deref());
+    let trie = options
+        .vocabulary
+        .as_ref()
+        .filter(|_| attempt.strategy == Strategy::Greedy)
+        .and_then(|vocabulary| TokenTrie::new(v, vocabulary));
     let mut language = attempt.language;
+    let mut language_probability = attempt.language_probability;
     let mut transcript = WindowTranscript {
         temperature: match attempt.strategy {
             Strategy::Sample { temperature, .. } => temperature,
@@ -139,7 +152,15 @@ pub(super) async fn passes(
         engine.encode(offset, attempt.positions).await?;
         let mut logits = Vec::new();
         let prompt = if pass == 0 { &prompt[..] } else { &[] };
-        let no_speech_prob = start(engine, v, prompt, options, &mut language, &mut logits).await?;
+        let no_speech_prob = start(
+            engine,
+            v,
+            prompt,
+            options,
+            (&mut language, &mut language_probability),
+            &mut logits,
+        )
+        .await?;
         let left = seconds - offset;
         let limits = Limits {
             last_timestamp: v.timestamp_at(left),
@@ -155,7 +176,10 @@ pub(super) async fn passes(
             };
             engine.step(&[row], &mut logits).await?;
         }
-        let hypothesis = decode::search(engine, v, &mut logits, limits, attempt.strategy, &forced).await?;
+        let hypothesis = {
+            let bias = trie.as_ref().map(VocabularyBias::new);
+            decode::search(engine, v, &mut logits, limits, attempt.strategy, &forced, bias).await?
+        };
         let silent = no_speech_prob > NO_SPEECH_THRESHOLD && hypothesis.avg_logprob < MIN_AVG_LOGPROB;
         if silent {
             break;
@@ -177,6 +201,7 @@ pub(super) async fn passes(
         }
     }
     transcript.language = v.language_code(language);
+    transcript.language_probability = language_probability;
     Ok(transcript)
 }
 
@@ -200,7 +225,7 @@ async fn start(
     v: &Vocabulary,
     prompt: &[i32],
     options: &DecodeOptions,
-    language: &mut Option<usize>,
+    (language, probability): (&mut Option<usize>, &mut Option<f32>),
     logits: &mut Vec<f32>,
 ) -> Result<f32, StepError> {
     let row = |tokens, every| Row {
@@ -227,7 +252,9 @@ async fn start(
     engine.step(&[row(&before, false)], logits).await?;
     let no_speech_prob = decode::probability(logits, v.no_speech);
     if detect {
-        *language = decode::language(logits, v, &candidates(options)).map(|(index, _)| index);
+        let detected = decode::language(logits, v, &candidates(options));
+        *language = detected.map(|(index, _)| index);
+        *probability = detected.map(|(_, probability)| probability);
     }
     let rest = start_tokens(v, *language, options.task);
     if rest.len() > 1 {

@@ -52,6 +52,7 @@ pub(super) fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
             .filter_map(|value| value.to_str().ok())
     };
     let mut keys: Vec<String> = text("api-key").map(|key| key.trim().to_owned()).collect();
+    keys.extend(text("ocp-apim-subscription-key").map(|key| key.trim().to_owned()));
     keys.extend(
         text(header::AUTHORIZATION.as_str())
             .filter_map(bearer)
@@ -147,6 +148,10 @@ mod tests {
     #[test]
     fn every_form_of_a_key() {
         assert!(allowed(&[("api-key", "second-key")], "/v1/models"));
+        assert!(allowed(
+            &[("ocp-apim-subscription-key", "second-key")],
+            "/v1/models"
+        ));
         assert!(allowed(&[("authorization", "Bearer first-key")], "/v1/models"));
         assert!(allowed(&[("authorization", "bearer  first-key")], "/v1/models"));
         assert!(allowed(

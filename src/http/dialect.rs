@@ -4,6 +4,8 @@ use axum::http::Uri;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
+use super::fast_transcription;
+
 /// The surface a client was written for. They differ in the error envelope, in request-id headers, and in where
 /// the model's name lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -13,6 +15,8 @@ pub enum Dialect {
     AzureClassic,
     /// `/openai/v1/…`: the form names the deployment.
     AzureV1,
+    /// `/speechtotext/…`: Azure Speech, with errors of its own shape.
+    AzureSpeech,
     /// `/v1/…`, and everything that is not Azure's.
     OpenAi,
 }
@@ -25,6 +29,8 @@ impl Dialect {
             Self::AzureV1
         } else if path == "/openai" || path.starts_with("/openai/") {
             Self::AzureClassic
+        } else if path.starts_with("/speechtotext/") {
+            Self::AzureSpeech
         } else {
             Self::OpenAi
         }
@@ -32,7 +38,7 @@ impl Dialect {
 
     /// Errors made before the model is asked come in Azure's envelope.
     pub fn is_azure(self) -> bool {
-        matches!(self, Self::AzureClassic | Self::AzureV1)
+        matches!(self, Self::AzureClassic | Self::AzureV1 | Self::AzureSpeech)
     }
 }
 
@@ -155,7 +161,9 @@ pub fn version_is_acceptable(dialect: Dialect, version: Option<&str>, strict: bo
     let named = matches!(version, Some("v1" | "preview" | "latest"));
     match (dialect, version) {
         (Dialect::OpenAi, _) | (Dialect::AzureV1, None | Some("")) => true,
-        (Dialect::AzureClassic, None | Some("")) => !strict,
+        (Dialect::AzureClassic | Dialect::AzureSpeech, None | Some("")) => !strict,
+        (Dialect::AzureSpeech, Some(version)) if strict => fast_transcription::VERSIONS.contains(&version),
+        (Dialect::AzureSpeech, Some(version)) => is_dated(version),
         (Dialect::AzureV1, Some(_)) if strict => named,
         (Dialect::AzureClassic, Some(version)) if strict => KNOWN_VERSIONS.contains(&version),
         (_, Some(version)) => named || is_dated(version),
@@ -237,7 +245,7 @@ mod tests {
 
     #[test]
     fn api_versions() {
-        use Dialect::{AzureClassic as A, AzureV1 as B, OpenAi as C};
+        use Dialect::{AzureClassic as A, AzureSpeech as D, AzureV1 as B, OpenAi as C};
         for (dialect, version, lenient, strict) in [
             (A, Some("2024-02-01"), true, true),
             (A, Some("2025-04-01-preview"), true, true),
@@ -250,6 +258,11 @@ mod tests {
             (B, Some("2024-02-01"), true, false),
             (B, Some("v2"), false, false),
             (C, Some("whatever"), true, true),
+            (D, Some("2024-11-15"), true, true),
+            (D, Some("2025-10-15"), true, true),
+            (D, Some("2024-05-15-preview"), true, false),
+            (D, Some("v3.2"), false, false),
+            (D, None, true, false),
         ] {
             assert_eq!(
                 version_is_acceptable(dialect, version, false),

@@ -11,11 +11,13 @@ use multer::{Field, Multipart};
 
 use super::drain::{BodyError, BodyLimits, Progress, intake};
 use super::error::ApiError;
+use super::fast_transcription;
 use super::fields::{self, FORM_TEXT_BYTES, Fields};
 use crate::admission::{Admitted, Arrival};
 use crate::audio::{AudioError, Spool, SpoolFolder, UploadedAudio};
 use crate::jobs::{JobRunner, TranscribeOptions};
 use crate::render::Presentation;
+use crate::schedule::PriorityClass;
 use crate::serving::Lease;
 use crate::transcript::Task;
 
@@ -35,6 +37,24 @@ pub struct TranscriptionRequest {
     pub presentation: Presentation,
     /// The recording's name has an extension; decides an error's first words.
     pub has_extension: bool,
+}
+
+/// Which form is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FormKind {
+    /// A field for each wish, the recording in `file`.
+    Fields(Task),
+    /// Azure's fast transcription: one JSON `definition`, the recording in `audio`.
+    FastTranscription,
+}
+
+impl FormKind {
+    fn file_part(self) -> &'static str {
+        match self {
+            Self::Fields(_) => "file",
+            Self::FastTranscription => fast_transcription::FILE_PART,
+        }
+    }
 }
 
 /// What the server decides about forms.
@@ -62,7 +82,7 @@ pub(super) async fn read(
     jobs: &dyn JobRunner,
     headers: &HeaderMap,
     body: Body,
-    task: Task,
+    kind: FormKind,
     arrival: Arrival,
     mut asked: Option<Asked>,
 ) -> Result<(Arc<Admitted>, TranscriptionRequest), ApiError> {
@@ -89,11 +109,11 @@ pub(super) async fn read(
         }
         let name = part.name().unwrap_or_default().to_owned();
         fields::refuse(&name)?;
-        if name == "file" {
+        if name == kind.file_part() {
             if file.is_some() {
                 return Err(ApiError::invalid(
-                    "file",
-                    "Invalid value for 'file': one file a request.",
+                    kind.file_part(),
+                    format!("Invalid value for '{name}': one file a request."),
                 ));
             }
             let file_name = part.file_name().map(str::to_owned);
@@ -130,9 +150,17 @@ pub(super) async fn read(
 
     let Asked { name, lease } =
         asked.ok_or_else(|| missing("model", "you must provide a model parameter"))?;
-    let (options, presentation, class) = fields::read(&fields, task, &name, rules.stream_whisper_1)?;
+    let (options, presentation, class) = match kind {
+        FormKind::Fields(task) => fields::read(&fields, task, &name, rules.stream_whisper_1)?,
+        FormKind::FastTranscription => {
+            let definition = fields.single(fast_transcription::DEFINITION_PART);
+            let (options, presentation) = fast_transcription::read(definition, file.is_some())?;
+            (options, presentation, PriorityClass::Interactive)
+        }
+    };
     let Some((spool, part_name)) = file else {
-        return Err(missing("file", "'file' is a required property"));
+        let part = kind.file_part();
+        return Err(missing(part, &format!("'{part}' is a required property")));
     };
     let file_name = part_name.or_else(|| fields.single("filename").map(str::to_owned));
     let file_name = file_name

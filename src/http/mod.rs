@@ -11,6 +11,7 @@ mod dialect;
 mod drain;
 mod edge;
 mod error;
+mod fast_transcription;
 mod fields;
 mod form;
 mod models;

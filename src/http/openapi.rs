@@ -16,8 +16,9 @@ use utoipa::openapi::{
 use utoipa::{OpenApi as _, ToSchema};
 
 use super::error::ErrorBody;
+use super::fast_transcription::{self, SpeechError};
 use super::{AppState, models, transcriptions};
-use crate::render::{StreamEvent, Transcription, VerboseTranscription};
+use crate::render::{FastTranscriptionResult, StreamEvent, Transcription, VerboseTranscription};
 use crate::transcript::Task;
 
 pub(super) fn routes() -> Router<AppState> {
@@ -88,6 +89,90 @@ struct TranscriptionForm {
     /// Extension: transcribe every channel by itself.
     #[schema(required = false)]
     separate_channels: bool,
+    /// Extension: `per_window` lets the language change; what two `languages[]` or more mean.
+    #[schema(required = false, value_type = LanguageModeName)]
+    language_mode: (),
+    /// Extension: how strongly keywords are preferred; absent takes the configuration's weight.
+    #[schema(required = false, minimum = 0, maximum = 2)]
+    keyword_weight: f32,
+    /// Extension, with `srt` and `vtt`: columns of a line; a Chinese, Japanese or Korean character takes two.
+    #[schema(required = false, minimum = 8, maximum = 1000)]
+    max_line_width: u32,
+    /// Extension, with `srt` and `vtt`: lines of a cue.
+    #[schema(required = false, minimum = 1, maximum = 20)]
+    max_line_count: u32,
+    /// Extension, with `srt` and `vtt`: words of a line.
+    #[schema(required = false, minimum = 1, maximum = 100)]
+    max_words_per_line: u32,
+    /// Extension, with `srt` and `vtt`: characters a second.
+    #[schema(required = false, minimum = 1, maximum = 1000)]
+    max_cps: f32,
+    /// Extension, with `srt` and `vtt`: a broadcaster's limits for lines, reading speed and times.
+    #[schema(required = false, value_type = SubtitleStyleName)]
+    subtitle_style: (),
+    /// Extension: `clean` leaves sounds of hesitation out.
+    #[schema(required = false, value_type = TranscribeStyleName)]
+    transcribe_style: (),
+    /// Extension: a JSON object, phrase to what is written in its place.
+    #[schema(required = false, example = "{\"say\":\"write\"}")]
+    replacements: String,
+    /// Extension: what to do with `profanity_words[]` and the configuration's list.
+    #[schema(required = false, value_type = ProfanityName)]
+    profanity: (),
+    /// Extension: your own list; there is no other.
+    #[schema(required = false, rename = "profanity_words[]")]
+    profanity_words: Vec<String>,
+}
+
+/// The form of Azure's fast transcription.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the form")]
+struct FastTranscriptionForm {
+    /// The recording.
+    #[schema(value_type = String, format = Binary)]
+    audio: (),
+    /// A JSON object: `locales`, `channels`, `profanityFilterMode`, `phraseList`, `enhancedMode`.
+    #[schema(required = false, example = "{\"locales\":[\"en-US\"]}")]
+    definition: String,
+}
+
+/// Values of `language_mode`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum LanguageModeName {
+    PerFile,
+    PerWindow,
+}
+
+/// Values of `subtitle_style`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum SubtitleStyleName {
+    Netflix,
+    Bbc,
+    None,
+}
+
+/// Values of `transcribe_style`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum TranscribeStyleName {
+    Verbatim,
+    Clean,
+}
+
+/// Values of `profanity`.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the form")]
+enum ProfanityName {
+    None,
+    Masked,
+    Removed,
+    Tags,
 }
 
 /// Values of `response_format`.
@@ -137,6 +222,9 @@ enum PriorityName {
     ),
     components(schemas(
         TranscriptionForm,
+        FastTranscriptionForm,
+        FastTranscriptionResult,
+        SpeechError,
         Transcription,
         VerboseTranscription,
         StreamEvent,
@@ -190,6 +278,7 @@ pub fn document() -> OpenApi {
     ] {
         add(path, HttpMethod::Post, recording(path, task, true));
     }
+    add(fast_transcription::PATH, HttpMethod::Post, fast());
     for path in models::PATHS {
         add(
             path,
@@ -273,7 +362,7 @@ fn operation(path: &str, method: &str, summary: &str, path_parameters: &[&str]) 
     for name in path_parameters {
         operation = operation.parameter(text(name, ParameterIn::Path));
     }
-    if path.starts_with("/openai") {
+    if path.starts_with("/openai") || path.starts_with("/speechtotext") {
         operation = operation.parameter(api_version());
     }
     for (status, description) in [
@@ -419,6 +508,54 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
     operation
 }
 
+/// Azure's fast transcription.
+fn fast() -> Operation {
+    let content = |name| ContentBuilder::new().schema(Some(schema_ref(name))).build();
+    let done = ResponseBuilder::new()
+        .description("The transcript")
+        .header("x-request-id", HeaderBuilder::new().build())
+        .content("application/json", content("FastTranscriptionResult"));
+    let body = RequestBodyBuilder::new()
+        .content("multipart/form-data", content("FastTranscriptionForm"))
+        .required(Some(Required::True))
+        .build();
+    let either = AnyOfBuilder::new()
+        .item(schema_ref("ErrorBody"))
+        .item(schema_ref("SpeechError"));
+    let either = RefOr::T(Schema::AnyOf(either.build()));
+    let mut operation = operation(
+        fast_transcription::PATH,
+        "post",
+        "Azure Speech's fast transcription",
+        &[],
+    )
+    .tag("transcriptions")
+    .request_body(Some(body))
+    .response("200", done.build());
+    // The gateway's errors have one shape, the service's another.
+    for (status, description) in [
+        ("400", "A field or the recording is wrong"),
+        ("404", "Unknown `api-version`"),
+        ("408", "The body stopped coming"),
+        ("413", "The body is too large"),
+        ("415", "The body is no multipart form"),
+        (
+            "429",
+            "Every place is taken; `retry-after` says when to come back",
+        ),
+        ("500", "The server failed"),
+        ("503", "No model can be had now"),
+    ] {
+        let content = ContentBuilder::new().schema(Some(either.clone())).build();
+        let answer = ResponseBuilder::new()
+            .description(description)
+            .header("x-request-id", HeaderBuilder::new().build())
+            .content("application/json", content);
+        operation = operation.response(status, answer.build());
+    }
+    operation.build()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,7 +572,12 @@ mod tests {
             .map(|name| name.trim_end_matches("[]"))
             .filter(|name| *name != "file")
             .collect();
-        let mut read: Vec<&str> = KNOWN.iter().map(|known| known.name).chain(REFUSED).collect();
+        let mut read: Vec<&str> = KNOWN
+            .iter()
+            .map(|known| known.name)
+            .filter(|name| *name != "definition")
+            .chain(REFUSED)
+            .collect();
         described.sort_unstable();
         read.sort_unstable();
         assert_eq!(described, read);

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorBody};
 use crate::jobs::{JobError, JobEvent, JobHandle};
-use crate::render::{self, Presentation, ResponseFormat, StreamEvent};
+use crate::render::{self, CueBuilder, Presentation, ResponseFormat, StreamEvent};
 use crate::transcript::{Segment, Transcript};
 
 /// Silence after which a comment goes out, so that no proxy takes the connection for dead. Also how long a
@@ -39,7 +39,7 @@ pub(super) async fn response(mut job: JobHandle, terms: StreamTerms) -> Result<R
     let first = timeout(terms.keep_alive, job.events.recv()).await;
     let mut live = Live {
         job,
-        text: Deltas::new(terms.shown.format),
+        text: Deltas::new(&terms.shown),
         terms,
         segments: 0,
         queue: VecDeque::new(),
@@ -110,8 +110,25 @@ impl Live {
 
     fn take(&mut self, event: JobEvent) {
         match event {
-            JobEvent::Segments(segments) => segments.iter().for_each(|segment| self.segment(segment)),
+            JobEvent::Segments(segments) => self.segments(&segments),
             JobEvent::Finished(transcript) => self.finish(&transcript),
+        }
+    }
+
+    /// The segments of one window.
+    fn segments(&mut self, segments: &[Segment]) {
+        if let Some(delta) = self.text.add_laid_out(segments) {
+            self.segments += segments.len();
+            if !delta.is_empty() {
+                self.send(&StreamEvent::Delta {
+                    delta,
+                    logprobs: None,
+                });
+            }
+            return;
+        }
+        for segment in segments {
+            self.segment(segment);
         }
     }
 
@@ -125,9 +142,8 @@ impl Live {
     }
 
     fn finish(&mut self, transcript: &Transcript) {
-        for segment in transcript.segments.iter().skip(self.segments) {
-            self.segment(segment);
-        }
+        let late = transcript.segments.get(self.segments..).unwrap_or_default();
+        self.segments(late);
         let rest = self.text.close(transcript);
         if !rest.is_empty() {
             self.send(&StreamEvent::Delta {
@@ -174,13 +190,17 @@ impl Live {
 /// For srt and vtt the text is the file itself: a delta is a cue.
 struct Deltas {
     format: ResponseFormat,
+    /// Lays cues out, when that was asked for.
+    builder: Option<CueBuilder>,
     cues: usize,
     held: String,
     sent: String,
 }
 
 impl Deltas {
-    fn new(format: ResponseFormat) -> Self {
+    fn new(shown: &Presentation) -> Self {
+        let format = shown.format;
+        let subtitles = matches!(format, ResponseFormat::Srt | ResponseFormat::Vtt);
         let held = if format == ResponseFormat::Vtt {
             render::vtt_start().to_owned()
         } else {
@@ -188,10 +208,37 @@ impl Deltas {
         };
         Self {
             format,
+            builder: shown
+                .subtitles
+                .filter(|_| subtitles)
+                .map(|rules| CueBuilder::new(rules, shown.task, shown.language.as_deref())),
             cues: 0,
             held,
             sent: String::new(),
         }
+    }
+
+    /// Cues of a window with their lines laid out; `None` when nobody asked for that.
+    fn add_laid_out(&mut self, segments: &[Segment]) -> Option<String> {
+        let cues = self.builder.as_mut()?.push(segments);
+        Some(self.write(&cues))
+    }
+
+    fn write(&mut self, cues: &[render::Cue]) -> String {
+        if cues.is_empty() {
+            return String::new();
+        }
+        let mut text = std::mem::take(&mut self.held);
+        for cue in cues {
+            self.cues += 1;
+            if self.format == ResponseFormat::Srt {
+                render::srt_laid_out(&mut text, self.cues, cue);
+            } else {
+                render::vtt_laid_out(&mut text, cue);
+            }
+        }
+        self.sent.push_str(&text);
+        text
     }
 
     fn add(&mut self, segment: &Segment) -> String {
@@ -210,9 +257,10 @@ impl Deltas {
                 self.sent.push_str(&cue);
                 cue
             }
-            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
-                self.add_text(&segment.text)
-            }
+            ResponseFormat::Json
+            | ResponseFormat::Text
+            | ResponseFormat::VerboseJson
+            | ResponseFormat::FastTranscription => self.add_text(&segment.text),
         }
     }
 
@@ -229,10 +277,15 @@ impl Deltas {
 
     /// What is still to send. Normally nothing but a subtitle file's end.
     fn close(&mut self, transcript: &Transcript) -> String {
+        let last = self.builder.as_mut().map(CueBuilder::finish).unwrap_or_default();
+        let mut last = self.write(&last);
         let rest = match self.format {
             ResponseFormat::Srt => render::srt_end().to_owned(),
             ResponseFormat::Vtt => std::mem::take(&mut self.held),
-            ResponseFormat::Json | ResponseFormat::Text | ResponseFormat::VerboseJson => {
+            ResponseFormat::Json
+            | ResponseFormat::Text
+            | ResponseFormat::VerboseJson
+            | ResponseFormat::FastTranscription => {
                 // Never contradict what the client has shown: text that does not follow on is not sent.
                 transcript
                     .text()
@@ -242,7 +295,8 @@ impl Deltas {
             }
         };
         self.sent.push_str(&rest);
-        rest
+        last.push_str(&rest);
+        last
     }
 }
 
@@ -252,6 +306,19 @@ mod tests {
 
     #[test]
     fn deltas_sum_to_the_trimmed_text() {
+        let shown = Presentation {
+            format: ResponseFormat::Json,
+            stream: true,
+            segments: false,
+            words: false,
+            logprobs: false,
+            family: render::Family::Whisper,
+            task: crate::transcript::Task::Transcribe,
+            language: None,
+            prompt_bytes: 0,
+            subtitles: None,
+            fast: render::FastTranscription::default(),
+        };
         for pieces in [
             vec![" Hello", " world. ", " ", "", " Bye. "],
             vec!["  ", "\n", " あ", "い  ", " う🎉"],
@@ -259,7 +326,7 @@ mod tests {
             vec![" ", " "],
             vec![],
         ] {
-            let mut deltas = Deltas::new(ResponseFormat::Json);
+            let mut deltas = Deltas::new(&shown);
             let sum: String = pieces.iter().map(|piece| deltas.add_text(piece)).collect();
             assert_eq!(sum, pieces.concat().trim(), "{pieces:?}");
             assert_eq!(sum, deltas.sent);

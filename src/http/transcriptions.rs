@@ -12,8 +12,8 @@ use super::dialect::DeploymentPath;
 use super::drain::{BodyLimits, SharedBody};
 use super::edge::RequestContext;
 use super::error::ApiError;
-use super::form::{self, Asked, FormRules, TranscriptionRequest};
-use super::{AppState, models, stream};
+use super::form::{self, Asked, FormKind, FormRules, TranscriptionRequest};
+use super::{AppState, fast_transcription, models, stream};
 use crate::audio::AudioError;
 use crate::config::mebibytes;
 use crate::jobs::{JobEvent, JobHandle};
@@ -32,15 +32,35 @@ pub(super) const PATHS: [(&str, Task); 6] = [
 ];
 
 pub(super) fn routes() -> Router<AppState> {
-    let router = Router::new().route("/openai/deployments/{*rest}", any(deployment));
+    let router = Router::new()
+        .route("/openai/deployments/{*rest}", any(deployment))
+        .route(fast_transcription::PATH, post(fast));
     PATHS.iter().fold(router, |router, (path, task)| {
         let task = *task;
-        let handler =
-            move |State(app): State<AppState>,
-                  Extension(context): Extension<RequestContext>,
-                  request: Request| async move { serve(&app, &context, task, None, request).await };
+        let handler = move |State(app): State<AppState>,
+                            Extension(context): Extension<RequestContext>,
+                            request: Request| async move {
+            serve(&app, &context, FormKind::Fields(task), None, request).await
+        };
         router.route(path, post(handler))
     })
+}
+
+/// Azure's fast transcription names no deployment: the default model serves.
+async fn fast(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let default = String::new();
+    serve(
+        &app,
+        &context,
+        FormKind::FastTranscription,
+        Some(default),
+        request,
+    )
+    .await
 }
 
 /// Everything below `/openai/deployments/`: ids may hold slashes, which a router's patterns cannot say.
@@ -70,10 +90,24 @@ async fn deployment(
     }
     match path {
         DeploymentPath::Transcriptions(name) => {
-            serve(&app, &context, Task::Transcribe, Some(name), request).await
+            serve(
+                &app,
+                &context,
+                FormKind::Fields(Task::Transcribe),
+                Some(name),
+                request,
+            )
+            .await
         }
         DeploymentPath::Translations(name) => {
-            serve(&app, &context, Task::Translate, Some(name), request).await
+            serve(
+                &app,
+                &context,
+                FormKind::Fields(Task::Translate),
+                Some(name),
+                request,
+            )
+            .await
         }
         DeploymentPath::Models => Ok(models::list(&app, context.dialect).await),
         DeploymentPath::Deployment(name) => models::deployment(&app, &name).await,
@@ -98,7 +132,7 @@ async fn deployment(
 async fn serve(
     app: &AppState,
     context: &RequestContext,
-    task: Task,
+    kind: FormKind,
     deployment: Option<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -144,7 +178,7 @@ async fn serve(
     let (parts, body) = request.into_parts();
     let ended = arrival.cancel.clone();
     let (admitted, form) = tokio::select! {
-        form = form::read(&rules, &*app.jobs, &parts.headers, body, task, arrival, asked) => form?,
+        form = form::read(&rules, &*app.jobs, &parts.headers, body, kind, arrival, asked) => form?,
         () = ended.cancelled() => return Err(ApiError::Stopping),
     };
     let TranscriptionRequest {

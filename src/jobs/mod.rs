@@ -2,6 +2,7 @@
 
 mod decoding;
 pub mod runner;
+mod second_look;
 
 pub use decoding::decoder_settings;
 
@@ -12,7 +13,10 @@ use futures_util::future::BoxFuture;
 use crate::admission::Admitted;
 use crate::audio::UploadedAudio;
 use crate::serving::{Lease, ModelInfo, ServingError};
+use crate::transcript::wording::{ProfanityMode, TranscribeStyle};
 use crate::transcript::{Segment, Task, Transcript};
+
+pub use crate::config::LanguageMode;
 
 /// What a request asks of the model; how to show the answer is `http`'s business.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +27,17 @@ pub struct TranscribeOptions {
     pub language: Option<String>,
     /// When detecting, only these codes may win; empty allows all.
     pub candidate_languages: Vec<String>,
+    /// Whether each window may have a language of its own; `None` takes that for a list of two candidates or more,
+    /// and else the configuration's choice.
+    pub language_mode: Option<LanguageMode>,
     /// Text that the model is told came before; no NUL inside.
     pub prompt: Option<String>,
+    /// Names and terms that are likely; no NUL inside.
+    pub keywords: Vec<String>,
+    /// How strongly keywords are preferred, 0 to 2; `None` takes the configuration's.
+    pub keyword_weight: Option<f32>,
+    /// What becomes of the text after decoding.
+    pub wording: WordingRequest,
     /// 0 to 1.
     pub temperature: f32,
     /// Beam width; `None` takes the configuration's.
@@ -41,6 +54,43 @@ pub struct TranscribeOptions {
     pub vad_min_silence_ms: Option<u32>,
     /// Transcribe every channel by itself.
     pub separate_channels: bool,
+    /// With `separate_channels`: only these, counted from 0.
+    pub only_channels: Option<Vec<u16>>,
+}
+
+/// What a request says about wording. What is absent takes the configuration's; lists come on top of its lists.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WordingRequest {
+    /// Hesitations.
+    pub style: Option<TranscribeStyle>,
+    /// Phrase and what is written in its place.
+    pub replacements: Vec<(String, String)>,
+    /// What to do with the words of the list.
+    pub profanity: Option<ProfanityMode>,
+    /// More words for the list.
+    pub profanity_words: Vec<String>,
+}
+
+/// Most bytes of prompt that reach a model. It remembers the last 223 tokens of it (half its text context less one,
+/// `n_text_ctx / 2 - 1` in openai-whisper's `decoding.py`); English takes four to five bytes a token, Japanese two to
+/// three.
+const PROMPT_BYTES: usize = 1536;
+
+/// The prompt with the keywords at its end, where the model's memory of a prompt is surest; of a longer one the end.
+pub fn prompt_with_keywords(prompt: Option<&str>, keywords: &[String]) -> Option<String> {
+    let keywords = keywords.join(", ");
+    let prompt = prompt.filter(|prompt| !prompt.trim().is_empty());
+    let mut whole = match (prompt, keywords.is_empty()) {
+        (None, true) => return None,
+        (Some(prompt), true) => prompt.to_owned(),
+        (None, false) => keywords,
+        (Some(prompt), false) => format!("{} {keywords}", prompt.trim_end()),
+    };
+    let mut start = whole.len().saturating_sub(PROMPT_BYTES);
+    while !whole.is_char_boundary(start) {
+        start += 1;
+    }
+    Some(whole.split_off(start))
 }
 
 /// What a running request tells its client.

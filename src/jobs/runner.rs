@@ -10,23 +10,33 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 
 use super::decoding::{Decoder, DecoderMessage};
-use super::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
+use super::second_look::{Heard, LanguageTracker, Verdict, is_mostly_vocabulary};
+use super::{
+    JobError, JobEvent, JobHandle, JobRunner, LanguageMode, TranscribeOptions, WordingRequest,
+    prompt_with_keywords,
+};
 use crate::admission::turns::Turn;
 use crate::admission::{Admission, Admitted};
 use crate::audio::{AudioError, ChannelMode, Decoders, SAMPLE_RATE_HZ, UploadedAudio};
 use crate::config::{Config, Switch};
-use crate::engine::{DecodeOptions, EngineError};
+use crate::engine::{DecodeOptions, EngineError, VocabularyOptions};
 use crate::locale::Locale;
 use crate::metrics::Metrics;
-use crate::schedule::{RequestId, Scheduler, WindowTask};
+use crate::schedule::{Deadline, PriorityClass, RequestId, Scheduler, WindowTask};
 use crate::serving::{Lease, ModelInfo, Registry, ServingError};
 use crate::speech::{Window, WindowerOptions};
-use crate::transcript::{Assembler, Place, Segment, Transcript};
+use crate::transcript::wording::{Wording, WordingRules};
+use crate::transcript::{Assembler, Place, Segment, Task, Transcript, WindowTranscript};
 
 /// Windows decoded ahead of the engine, beyond those that it runs side by side.
 const WINDOWS_AHEAD: usize = 2;
 /// Events a slow client may leave unread before its request pauses.
 const EVENTS_AHEAD: usize = 64;
+/// Lengths of windows that may each have a language of their own: long enough to recognise one, short enough that few
+/// hold two (bench/RESULTS.md).
+const PER_WINDOW_TARGET: Duration = Duration::from_secs(8);
+const PER_WINDOW_MINIMUM: Duration = Duration::from_secs(3);
+const PER_WINDOW_GAP: Duration = Duration::from_millis(500);
 /// Longest time in service without a window while others wait.
 const TURN_TIME: Duration = Duration::from_secs(1);
 
@@ -75,6 +85,36 @@ impl Jobs {
                 locale,
             }),
         }
+    }
+
+    /// Runs one window on the default model, behind all others, unless its speed is known; nothing but that comes of it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence, when the model does not run.
+    pub async fn measure_speed(&self) -> Result<(), String> {
+        let lease = self.inner.registry.resolve("").await.map_err(|e| e.to_string())?;
+        lease.ready().await.map_err(|e| e.to_string())?;
+        if lease.model().core_seconds_per_second().is_some() {
+            return Ok(());
+        }
+        let task = WindowTask {
+            request: RequestId::next(),
+            class: PriorityClass::Batch,
+            first: false,
+            lease,
+            deadline: Deadline::new(Duration::from_secs(
+                self.inner.config.server.request_deadline_seconds,
+            )),
+            options: DecodeOptions::default(),
+            samples: noise(),
+        };
+        self.inner
+            .scheduler
+            .run(task)
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string())
     }
 
     /// The models behind the names.
@@ -223,6 +263,8 @@ impl Inner {
         let speech = &self.config.speech;
         let ms = |n: u32| Duration::from_millis(u64::from(n));
         let threshold = options.vad_threshold.unwrap_or(speech.threshold);
+        let whole = WindowerOptions::default();
+        let per_window = is_per_window(&self.config, options);
         WindowerOptions {
             vad: options.vad.unwrap_or(speech.vad),
             threshold,
@@ -231,9 +273,49 @@ impl Inner {
             min_speech: ms(speech.min_speech_ms),
             padding: ms(options.vad_padding_ms.unwrap_or(speech.padding_ms)),
             max_window: Duration::from_secs_f32(speech.max_window_seconds.clamp(1.0, 30.0)),
-            ..WindowerOptions::default()
+            // Speakers change language at pauses: windows that may each have their own end there.
+            target_window: if per_window {
+                PER_WINDOW_TARGET
+            } else {
+                whole.target_window
+            },
+            min_window: if per_window {
+                PER_WINDOW_MINIMUM
+            } else {
+                whole.min_window
+            },
+            join_gap: if per_window {
+                PER_WINDOW_GAP
+            } else {
+                whole.join_gap
+            },
         }
     }
+}
+
+/// Five seconds of sound that a model finds no words in.
+fn noise() -> Vec<f32> {
+    let mut state = 1_u32;
+    (0..5 * SAMPLE_RATE_HZ)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) as f32 / 655_360.0 - 0.05
+        })
+        .collect()
+}
+
+/// Whether each window may have a language of its own.
+fn is_per_window(config: &Config, options: &TranscribeOptions) -> bool {
+    let configured = config.whisper.language.as_str() != "auto" && options.candidate_languages.is_empty();
+    let mode = options
+        .language_mode
+        .unwrap_or(if options.candidate_languages.len() > 1 {
+            LanguageMode::PerWindow
+        } else {
+            config.whisper.language_mode
+        });
+    // A language that is given leaves nothing to find.
+    mode == LanguageMode::PerWindow && options.language.is_none() && !configured
 }
 
 /// A request's turn in service, while it has one.
@@ -315,10 +397,33 @@ struct Request<'j> {
     admitted: Arc<Admitted>,
     options: TranscribeOptions,
     id: RequestId,
+    /// Given by the request or the configuration.
     language: Option<String>,
-    assemblers: Vec<Assembler>,
+    /// Every window may have a language of its own.
+    per_window: bool,
+    vocabulary: Option<VocabularyOptions>,
+    wording: Wording,
+    channels: Vec<ChannelState>,
+    /// Windows under way whose channel's language is still to be found.
+    undecided: usize,
     segments: Vec<Segment>,
 }
+
+/// What is known of one channel, or of the whole recording.
+struct ChannelState {
+    assembler: Assembler,
+    tracker: LanguageTracker<Again>,
+}
+
+/// How to run a window again.
+struct Again {
+    place: Place,
+    channel: u16,
+    /// Absent where no second run can be wanted.
+    task: Option<WindowTask>,
+}
+
+type Outcome = (Again, bool, Result<WindowTranscript, EngineError>);
 
 impl<'j> Request<'j> {
     fn new(jobs: &'j Inner, admitted: Arc<Admitted>, options: TranscribeOptions) -> Self {
@@ -329,13 +434,20 @@ impl<'j> Request<'j> {
         // A list of candidates is a wish to detect.
         let configured = configured.filter(|_| options.candidate_languages.is_empty());
         let language = options.language.clone().or(configured);
+        let mut phrases = options.keywords.clone();
+        phrases.extend(jobs.config.vocabulary.phrases.iter().cloned());
+        let weight = options.keyword_weight.unwrap_or(jobs.config.vocabulary.weight);
         Self {
             jobs,
             admitted,
-            options,
             id: RequestId::next(),
+            per_window: is_per_window(&jobs.config, &options),
             language,
-            assemblers: Vec::new(),
+            vocabulary: (!phrases.is_empty()).then_some(VocabularyOptions { phrases, weight }),
+            wording: Wording::new(&wording_rules(&jobs.config, &options.wording)),
+            options,
+            channels: Vec::new(),
+            undecided: 0,
             segments: Vec::new(),
         }
     }
@@ -346,40 +458,48 @@ impl<'j> Request<'j> {
         mut messages: mpsc::Receiver<DecoderMessage>,
         events: &mpsc::Sender<Result<JobEvent, JobError>>,
     ) -> Result<Transcript, JobError> {
-        let scheduler = self.jobs.scheduler.clone();
-        let most = side_by_side(&self.admitted.lease, &scheduler) + WINDOWS_AHEAD;
-        let mut running = FuturesOrdered::new();
+        let most = side_by_side(&self.admitted.lease, &self.jobs.scheduler) + WINDOWS_AHEAD;
+        let mut running: FuturesOrdered<BoxFuture<'static, Outcome>> = FuturesOrdered::new();
+        // Windows whose language is settled, in order; some of them run again.
+        let mut settled: FuturesOrdered<BoxFuture<'static, Outcome>> = FuturesOrdered::new();
         let mut samples = None;
         let mut open = true;
         let mut first = true;
-        while open || !running.is_empty() {
+        loop {
+            if !open && running.is_empty() {
+                let rest = self.decide_rest();
+                if rest.is_empty() && settled.is_empty() {
+                    break;
+                }
+                for decided in rest {
+                    settled.push_back(self.settle(decided));
+                }
+            }
             service.give_way(open);
-            // Until the language is known, windows go one by one: the first with text decides for the file.
-            let room = service.in_turn() && running.len() < if self.language_open() { 1 } else { most };
+            // Until a channel's language is known its windows go one by one: the first with text decides for the file.
+            let room = service.in_turn() && self.undecided == 0 && running.len() + settled.len() < most;
             tokio::select! {
                 () = service.changed(), if open => {}
                 message = messages.recv(), if open && room => match message {
                     Some(DecoderMessage::Window { channel, channels, window }) => {
-                        let place = place(&window, channel, channels, self.options.vad.unwrap_or(self.jobs.config.speech.vad));
-                        let task = WindowTask {
-                            request: self.id,
-                            class: self.admitted.class,
-                            first: std::mem::take(&mut first),
-                            lease: self.admitted.lease.clone(),
-                            deadline: self.admitted.deadline.clone(),
-                            options: self.decode_options(),
-                            samples: window.samples,
-                        };
-                        let scheduler = scheduler.clone();
-                        running.push_back(async move { (place, channel, scheduler.run(task).await) });
+                        if self.is_wanted(channel) {
+                            running.push_back(self.run(window, channel, channels, std::mem::take(&mut first)));
+                        }
                         service.used = true;
                     }
                     Some(DecoderMessage::End { samples: n }) => samples = Some(n),
                     None => open = false,
                 },
-                Some((place, channel, outcome)) = running.next(), if !running.is_empty() => {
+                Some((again, undecided, outcome)) = running.next(), if !running.is_empty() => {
+                    self.undecided -= usize::from(undecided);
                     let window = outcome.map_err(engine_error)?;
-                    let fresh = self.assemble(place, channel, window);
+                    for decided in self.decide(again, window) {
+                        settled.push_back(self.settle(decided));
+                    }
+                }
+                Some((again, _, outcome)) = settled.next(), if !settled.is_empty() => {
+                    let window = outcome.map_err(engine_error)?;
+                    let fresh = self.assemble(again.place, again.channel, window);
                     if !fresh.is_empty() {
                         self.segments.extend(fresh.iter().cloned());
                         service.send(events, JobEvent::Segments(fresh)).await?;
@@ -387,7 +507,7 @@ impl<'j> Request<'j> {
                 }
             }
         }
-        let dropped: u64 = self.assemblers.iter().map(Assembler::dropped).sum();
+        let dropped: u64 = self.channels.iter().map(|c| c.assembler.dropped()).sum();
         self.jobs.metrics.segments_dropped.add(dropped);
         let mut segments = std::mem::take(&mut self.segments);
         if self.options.separate_channels {
@@ -399,37 +519,140 @@ impl<'j> Request<'j> {
         Ok(Transcript {
             task: self.options.task,
             language: self
-                .assemblers
+                .channels
                 .iter()
-                .find_map(|a| a.language().map(str::to_owned))
+                .find_map(|c| c.assembler.language().map(str::to_owned))
                 .or_else(|| self.language.clone()),
             duration: samples.unwrap_or(0) as f32 / SAMPLE_RATE_HZ as f32,
+            languages: self.per_window.then(|| languages_of(&segments)),
             segments,
         })
     }
 
-    fn language_open(&self) -> bool {
-        self.language.is_none() && self.admitted.lease.multilingual()
+    fn is_wanted(&self, channel: u16) -> bool {
+        let only = self.options.only_channels.as_ref();
+        only.is_none_or(|list| !self.options.separate_channels || list.contains(&channel))
     }
 
-    fn assemble(
-        &mut self,
-        place: Place,
-        channel: u16,
-        window: crate::transcript::WindowTranscript,
-    ) -> Vec<Segment> {
-        let index = usize::from(channel);
-        while self.assemblers.len() <= index {
-            self.assemblers.push(Assembler::new(self.options.word_times));
+    fn channel(&mut self, channel: u16) -> &mut ChannelState {
+        let word_times = self.options.word_times;
+        let most = usize::from(channel) + 1;
+        while self.channels.len() < most {
+            self.channels.push(ChannelState {
+                assembler: Assembler::new(word_times),
+                tracker: LanguageTracker::new(),
+            });
         }
-        let segments = self.assemblers[index].push(place, window);
-        if self.language.is_none() {
-            self.language = self.assemblers[index].language().map(str::to_owned);
+        &mut self.channels[usize::from(channel)]
+    }
+
+    /// The language that the channel's windows are to be written in; `None` lets the model find it.
+    fn language_of(&mut self, channel: u16) -> Option<String> {
+        if let Some(language) = &self.language {
+            return Some(language.clone());
+        }
+        if self.per_window {
+            return None;
+        }
+        self.channel(channel).assembler.language().map(str::to_owned)
+    }
+
+    /// A window's first run, and its second where its text is only what it was told to expect.
+    fn run(
+        &mut self,
+        window: Window,
+        channel: u16,
+        channels: u16,
+        first: bool,
+    ) -> BoxFuture<'static, Outcome> {
+        let vad = self.options.vad.unwrap_or(self.jobs.config.speech.vad);
+        let place = place(&window, channel, channels, vad);
+        let language = self.language_of(channel);
+        let undecided = language.is_none() && self.admitted.lease.multilingual() && !self.per_window;
+        self.undecided += usize::from(undecided);
+        let task = WindowTask {
+            request: self.id,
+            class: self.admitted.class,
+            first,
+            lease: self.admitted.lease.clone(),
+            deadline: self.admitted.deadline.clone(),
+            options: self.decode_options(language),
+            samples: window.samples,
+        };
+        let keep = self.per_window || self.vocabulary.is_some();
+        let again = Again {
+            place,
+            channel,
+            task: keep.then(|| task.clone()),
+        };
+        let scheduler = self.jobs.scheduler.clone();
+        let prompt = prompt_with_keywords(self.options.prompt.as_deref(), &[]);
+        Box::pin(async move {
+            let phrases = task.options.vocabulary.as_ref().map(|v| v.phrases.clone());
+            let mut outcome = scheduler.run(task).await;
+            if let (Ok(window), Some(phrases), Some(task)) = (&outcome, phrases, &again.task)
+                && is_mostly_vocabulary(window, &phrases, place)
+            {
+                let mut task = task.clone();
+                task.options.vocabulary = None;
+                task.options.prompt = prompt;
+                outcome = scheduler.run(task).await;
+            }
+            (again, undecided, outcome)
+        })
+    }
+
+    /// Windows whose language is decided by this one, in order.
+    fn decide(&mut self, again: Again, window: WindowTranscript) -> Vec<(Heard<Again>, Verdict)> {
+        let heard = Heard { at: again, window };
+        if self.per_window {
+            self.channel(heard.at.channel).tracker.push(heard)
+        } else {
+            vec![(heard, Verdict::Keep)]
+        }
+    }
+
+    fn decide_rest(&mut self) -> Vec<(Heard<Again>, Verdict)> {
+        self.channels
+            .iter_mut()
+            .filter_map(|channel| channel.tracker.finish())
+            .collect()
+    }
+
+    /// The window as it is, or run again in its channel's language.
+    fn settle(&self, (heard, verdict): (Heard<Again>, Verdict)) -> BoxFuture<'static, Outcome> {
+        let Heard { at, window } = heard;
+        match (verdict, at.task.clone()) {
+            (Verdict::Again(language), Some(mut task)) => {
+                task.options.language = Some(language);
+                task.first = false;
+                let scheduler = self.jobs.scheduler.clone();
+                Box::pin(async move {
+                    let outcome = scheduler.run(task).await;
+                    (at, false, outcome)
+                })
+            }
+            _ => Box::pin(std::future::ready((at, false, Ok(window)))),
+        }
+    }
+
+    fn assemble(&mut self, place: Place, channel: u16, window: WindowTranscript) -> Vec<Segment> {
+        let mut segments = self.channel(channel).assembler.push(place, window);
+        if !self.wording.is_empty() {
+            let translated = self.options.task == Task::Translate;
+            segments.retain_mut(|segment| {
+                let language = if translated {
+                    Some("en".to_owned())
+                } else {
+                    segment.language.clone()
+                };
+                self.wording.apply(segment, language.as_deref())
+            });
         }
         segments
     }
 
-    fn decode_options(&self) -> DecodeOptions {
+    fn decode_options(&self, language: Option<String>) -> DecodeOptions {
         let whisper = &self.jobs.config.whisper;
         let gpu = self
             .admitted
@@ -440,9 +663,13 @@ impl<'j> Request<'j> {
             .is_some_and(|r| r.gpu);
         DecodeOptions {
             task: self.options.task,
-            language: self.language.clone(),
+            language,
             candidate_languages: self.options.candidate_languages.clone(),
-            prompt: self.options.prompt.clone(),
+            prompt: prompt_with_keywords(
+                self.options.prompt.as_deref(),
+                self.vocabulary.as_ref().map_or(&[], |v| &v.phrases),
+            ),
+            vocabulary: self.vocabulary.clone(),
             temperature: self.options.temperature,
             beam_size: self.options.beam_size.unwrap_or(whisper.beam_size).clamp(1, 8),
             word_times: self.options.word_times,
@@ -454,6 +681,37 @@ impl<'j> Request<'j> {
             },
             ..DecodeOptions::default()
         }
+    }
+}
+
+/// Codes of all segments' languages, in the order in which they come.
+fn languages_of(segments: &[Segment]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for language in segments.iter().filter_map(|segment| segment.language.as_ref()) {
+        if !all.contains(language) {
+            all.push(language.clone());
+        }
+    }
+    all
+}
+
+/// The request's wishes over the configuration's.
+fn wording_rules(config: &Config, request: &WordingRequest) -> WordingRules {
+    let configured = &config.wording;
+    let mut replacements = request.replacements.clone();
+    replacements.extend(
+        config
+            .replacements
+            .iter()
+            .map(|(from, to)| (from.clone(), to.clone())),
+    );
+    let mut profanity_words = request.profanity_words.clone();
+    profanity_words.extend(configured.profanity_words.iter().cloned());
+    WordingRules {
+        style: request.style.unwrap_or(configured.style),
+        replacements,
+        profanity: request.profanity.unwrap_or(configured.profanity),
+        profanity_words,
     }
 }
 

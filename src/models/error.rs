@@ -177,7 +177,9 @@ fn list_attempts(attempts: &[SourceAttempt]) -> String {
         return " the catalogue names no source that is allowed here".to_owned();
     }
     attempts.iter().fold(String::new(), |mut text, attempt| {
-        let _ = write!(text, "\n  - {}: {}", attempt.from, attempt.reason);
+        let mark = if text.is_empty() { ' ' } else { ';' };
+        let space = if text.is_empty() { "" } else { " " };
+        let _ = write!(text, "{mark}{space}{}: {}", attempt.from, attempt.reason);
         text
     })
 }

@@ -15,6 +15,7 @@ mod error;
 mod format;
 mod ggml;
 mod hub;
+mod hub_silence;
 mod layout;
 mod pip;
 mod progress;

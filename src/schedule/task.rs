@@ -44,7 +44,7 @@ impl Deadline {
 }
 
 /// One window to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WindowTask {
     /// Whose it is.
     pub request: RequestId,

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::engine::message::ToEngine;
-use crate::engine::{DeathCause, DeviceReport, Engine, EngineSpec, RunningWindow, StartEngine};
+use crate::engine::{
+    DeathCause, DeviceReport, Engine, EngineSetting, EngineSpec, PrecisionSetting, RunningWindow, StartEngine,
+};
 use crate::serving::{EnginePlan, Model, Placement};
 use crate::transcript::{WindowSegment, WindowToken};
 
@@ -200,6 +202,8 @@ impl Bench {
                 flash_attention: false,
                 max_decoders: 1,
                 threads: 1,
+                engine: EngineSetting::default(),
+                precision: PrecisionSetting::default(),
             },
             cpu_slots: slots,
             cpu_flash_attention: false,

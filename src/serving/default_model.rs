@@ -64,7 +64,6 @@ impl Search<'_> {
             Err(ModelError::Cancelled) => return Err(ModelError::Cancelled.to_string()),
             Err(error) => error.to_string(),
         };
-        tracing::warn!(model = %wanted, %reason, "the configured model cannot be had");
         let fallback = &self.config.whisper.fallback_model;
         match self.one(fallback) {
             Ok(found) => {
@@ -125,6 +124,23 @@ impl Search<'_> {
             path,
             instead: None,
         })
+    }
+}
+
+/// What would be served of the configured model now, from the disk alone: its file, or why there is none.
+///
+/// # Errors
+///
+/// One sentence.
+pub fn expected_model(config: &Config, folder: &Path, store: &Store) -> Result<String, String> {
+    match store.resolve(&in_folder(folder, &config.whisper.model_path)) {
+        Ok(model) => Ok(format!("{} ({})", model.name, model.path.display())),
+        Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. }))
+            if config.whisper.auto_download =>
+        {
+            Err(format!("{error}; `serve` fetches it when it starts"))
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -23,7 +23,7 @@ mod sync {
     pub(super) use tokio::time::Instant;
 }
 
-pub use default_model::DefaultModel;
+pub use default_model::{DefaultModel, expected_model};
 pub use error::ServingError;
 pub use lease::Lease;
 pub(crate) use model::EngineSlot;

@@ -426,6 +426,10 @@ impl Registry {
     /// The model that a deployment or model name means, or `None` for the default. Reads headers: off the async threads.
     /// A client's name never reaches the file system but as the name of a file in the model folder.
     fn look_up(&self, name: &str) -> Result<Option<Arc<Model>>, ServingError> {
+        // Some calls name no model: the command line's, Azure's fast transcription.
+        if name.is_empty() {
+            return Ok(None);
+        }
         let found = match self.config.deployments.get(name) {
             Some(target) => {
                 let target = in_folder(&self.folder, target);

@@ -1,5 +1,7 @@
 //! What runs, on what, and how it goes: the facts behind the diagnostic routes.
 
+mod speed;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ use crate::metrics::Metrics;
 use crate::schedule::{PriorityClass, Scheduler};
 use crate::serving::registry::Gpus;
 use crate::serving::{DefaultModel, Model, ModelInfo, ModelState, Registry};
+
+pub use speed::SpeedAdvice;
 
 /// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
 const FACTS_FRESH: Duration = Duration::from_secs(15);
@@ -44,6 +48,9 @@ pub struct Health {
     /// Why it is not the configured one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_notice: Option<String>,
+    /// Where the model does not keep up: how fast it is, and the largest one that would do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_model: Option<SpeedAdvice>,
     /// Device that serves now: `name` and `backend` are ggml's own.
     pub device: Option<HealthDevice>,
     /// The engine.
@@ -263,6 +270,25 @@ impl Status {
         }
     }
 
+    /// Whether the default model's speed was measured: after the first window.
+    pub fn speed_is_known(&self) -> bool {
+        let model = self.model().0;
+        model.is_some_and(|model| model.core_seconds_per_second().is_some())
+    }
+
+    /// What to say of a default model that does not keep up; `None` before anything was measured.
+    pub fn speed_advice(&self) -> Option<SpeedAdvice> {
+        let model = self.model().0?;
+        // Engines on a GPU do not share the cores.
+        let cores = if model.reports().first().is_some_and(|r| r.gpu) {
+            1
+        } else {
+            self.scheduler.cores()
+        };
+        let speed = cores as f64 / model.core_seconds_per_second()?;
+        SpeedAdvice::new(&model.file.file_name()?.to_string_lossy(), speed)
+    }
+
     /// `/health`; true when a window can be served.
     pub fn health(&self) -> (bool, Health) {
         let (model, instead) = self.model();
@@ -282,6 +308,7 @@ impl Status {
             status,
             model: model.map(|m| m.name.clone()),
             model_notice: instead,
+            slow_model: self.speed_advice(),
             device: reports.first().map(|r| HealthDevice {
                 gpu: r.gpu,
                 backend: r.backend.clone(),

@@ -143,6 +143,7 @@ impl Assembler {
                 })
                 .collect(),
             channel: place.channel,
+            language: language.map(str::to_owned),
             text,
         })
     }

@@ -1,6 +1,8 @@
 //! What the engine says of one window, and how windows become one transcript. Knows neither HTTP nor engines.
 
 mod assemble;
+mod locate;
+pub mod wording;
 mod words;
 
 use std::io::Write;
@@ -8,6 +10,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 pub use assemble::{Assembler, Place, believed};
+pub use locate::locate;
 pub use words::{is_punctuation, is_unspaced};
 
 /// Bytes ÷ bytes after zlib (openai-whisper `utils.py`, `compression_ratio`); 0 for nothing. High is repetitive.
@@ -66,6 +69,9 @@ pub struct WindowTranscript {
     pub segments: Vec<WindowSegment>,
     /// Language code the model worked in, for example `en`.
     pub language: Option<String>,
+    /// Probability from 0 to 1 of that language among those allowed; absent when it was given.
+    #[serde(default)]
+    pub language_probability: Option<f32>,
     /// Temperature that gave this result.
     pub temperature: f32,
     /// Seconds of wall time the engine spent.
@@ -125,6 +131,8 @@ pub struct Segment {
     pub logprobs: Vec<TokenLogprob>,
     /// Channel of the recording, when channels were transcribed apart.
     pub channel: Option<u16>,
+    /// Language code of its window.
+    pub language: Option<String>,
 }
 
 /// The whole recording's text.
@@ -138,6 +146,8 @@ pub struct Transcript {
     pub duration: f32,
     /// Segments in time order.
     pub segments: Vec<Segment>,
+    /// Codes of all languages in the order of their first words, when each window had its own.
+    pub languages: Option<Vec<String>>,
 }
 
 impl Transcript {

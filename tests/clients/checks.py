@@ -30,6 +30,8 @@ ERROR_CLASS = {
     # This one throws the body's `error` object as it is, without the status.
     "npm-azure-openai": dict.fromkeys((400, 401, 404, 413), "Object"),
     "npm-ai-sdk": dict.fromkeys((400, 401, 404, 413), "AI_APICallError"),
+    # azure-core's classes by status.
+    "python-azure": {400: "HttpResponseError", 401: "ClientAuthenticationError", 404: "ResourceNotFoundError"},
     "curl": dict.fromkeys((400, 401, 404, 413), "HTTP"),
 }
 
@@ -240,7 +242,53 @@ def models(job, result, clip):
     return wrong
 
 
+def fast(job, result, clip):
+    """Azure's fast transcription, as `azure-ai-transcription` holds it."""
+    expect, value = job["expect"], result["value"]
+    said = {**clip, "words": expect.get("words", clip["words"])}
+    wrong = [] if result["type"] == "TranscriptionResult" else [f"the result is a {result['type']}"]
+    wrong += [f"unexpected keys {sorted(extra)}"] if (extra := set(value) - {"durationMilliseconds", "combinedPhrases", "phrases"}) else []
+    if value["durationMilliseconds"] != round(clip["seconds"] * 1000):
+        wrong.append(f"duration is {value['durationMilliseconds']!r}")
+    whole = value["combinedPhrases"][0]["text"]
+    wrong += same_words(whole, said)
+    if expect.get("holds", "") not in whole:
+        wrong.append(f"{whole!r} does not hold {expect['holds']!r}")
+    clock = 0
+    for phrase in value["phrases"]:
+        if phrase["locale"] != expect.get("locale", "en-US") or phrase.get("channel") != expect.get("channel"):
+            wrong.append(f"locale {phrase['locale']!r}, channel {phrase.get('channel')!r}")
+        if not 0 < phrase["confidence"] <= 1:
+            wrong.append(f"confidence is {phrase['confidence']!r}")
+        for item in phrase["words"]:
+            start, length = item["offsetMilliseconds"], item["durationMilliseconds"]
+            if not (isinstance(start, int) and isinstance(length, int) and start >= clock and start + length <= value["durationMilliseconds"]):
+                wrong.append(f"{item!r} after {clock}")
+            clock = start + length
+        if "".join(item["text"] for item in phrase["words"]) != phrase["text"].replace(" ", "") and "holds" not in expect:
+            wrong.append(f"the words make {[item['text'] for item in phrase['words']]}, the text is {phrase['text']!r}")
+    return wrong
+
+
+def cues(job, result, clip):
+    """Laid-out subtitles, as their readers hold them."""
+    expect, found = job["expect"], result["value"]["cues"]
+    wrong = same_words(" ".join(line for cue in found for line in cue[2]), clip)
+    clock = 0
+    for start, end, lines in found:
+        if not clock <= start < end or end - start > 7001:
+            wrong.append(f"a cue runs from {start} to {end}, after {clock}")
+        clock = end
+        if len(lines) > expect["lines"] or any(len(line) > expect["width"] for line in lines):
+            wrong.append(f"a cue is {lines!r}")
+    if result["value"]["ffmpeg"] != found:
+        wrong.append(f"ffmpeg reads {result['value']['ffmpeg']!r}, not {found!r}")
+    return wrong
+
+
 KINDS = {
+    "fast": fast,
+    "cues": cues,
     "json": json_answer,
     "text": text_answer,
     "srt": subtitles(SRT, True),

@@ -43,7 +43,11 @@ CALL_TIMEOUT = 120
 def main():
     options = arguments()
     table = json.loads((HERE / "cases.json").read_text(encoding="utf-8"))
-    clients = [client for client in table["clients"] if options.only in client["name"]]
+    speech = json.loads((HERE / "speech.json").read_text(encoding="utf-8"))
+    tables = [
+        ([client for client in part["clients"] if options.only in client["name"]], part["cases"]) for part in (table, speech)
+    ]
+    clients = [client for part, _ in tables for client in part]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="clients-") as folder:
         folder = Path(folder)
@@ -56,7 +60,9 @@ def main():
             for kind in ("open", "strict"):
                 endpoints[kind] = servers.enter_context(server(options, kind, folder)).endpoint
             print(f"servers ready after {time.monotonic() - began:.0f} s", flush=True)
-            results = run_clients(clients, table["cases"], options, audio, endpoints, missing)
+            results = []
+            for part, cases in tables:
+                results += run_clients(part, cases, options, audio, endpoints, missing)
             if "schemathesis".find(options.only) >= 0 and options.case in "schemathesis":
                 results += schemathesis(options, endpoints["open"], folder)
         results += [("server", "", "", "stop", "ends with 0 after SIGTERM", problems) for problems in STOPPED]
@@ -204,6 +210,8 @@ def server(options, kind, folder):
         "[whisper]",
         f"model_path = {model}",
         "auto_download = false",
+        "[wording]",
+        'profanity_words = ["americans"]',
         "[deployments]",
         f"my-whisper = {model}",
         f"whisper-1 = {model}",

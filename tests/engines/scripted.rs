@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ struct Script {
     /// Starts go wrong only while this file is absent; it is then made.
     start_once: Option<PathBuf>,
     language: String,
+    /// What is heard where the server leaves the language open, window after window: code and probability.
+    heard: Vec<(String, f32)>,
     /// GPUs that work; an engine for another one goes on with the CPU without an error, as ggml does. `{device}`
     /// in `text` becomes the device's name.
     gpus: Vec<u32>,
@@ -74,6 +77,7 @@ impl Default for Script {
             start_delay_ms: 0,
             start_once: None,
             language: "en".to_owned(),
+            heard: Vec::new(),
             gpus: Vec::new(),
             gpu_broken_while: None,
             slots_that_fit: None,
@@ -88,6 +92,9 @@ fn happens(once: Option<&PathBuf>) -> bool {
 
 /// The pipe to the server, past the engine loop: for frames that no engine should write.
 static PIPE: OnceLock<Mutex<std::fs::File>> = OnceLock::new();
+
+/// Windows whose language was left open so far.
+static OPEN_WINDOWS: AtomicUsize = AtomicUsize::new(0);
 
 fn script() -> Result<Script, String> {
     let path = std::env::var_os("SCRIPTED_ENGINE").ok_or("SCRIPTED_ENGINE names no script")?;
@@ -214,6 +221,11 @@ impl Slot for ScriptedSlot {
                 other => panic!("action = {other:?}"),
             }
         }
+        let heard = options
+            .language
+            .is_none()
+            .then(|| OPEN_WINDOWS.fetch_add(1, Ordering::Relaxed));
+        let heard = heard.and_then(|number| self.0.heard.get(number));
         let tokens = act
             .text
             .split_inclusive(' ')
@@ -232,7 +244,11 @@ impl Slot for ScriptedSlot {
                 tokens,
                 no_speech_prob: 0.0,
             }],
-            language: options.language.clone().or_else(|| Some(self.0.language.clone())),
+            language: heard
+                .map(|(code, _)| code.clone())
+                .or_else(|| options.language.clone())
+                .or_else(|| Some(self.0.language.clone())),
+            language_probability: heard.map(|(_, probability)| *probability),
             ..WindowTranscript::default()
         })
     }

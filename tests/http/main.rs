@@ -7,5 +7,6 @@ mod realtime;
 mod refusals;
 mod routes;
 mod sockets;
+mod speech;
 mod streams;
 mod support;

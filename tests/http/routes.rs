@@ -370,7 +370,7 @@ async fn every_path_described_is_served() {
 }
 
 #[tokio::test]
-async fn browsers_may_call() {
+async fn browsers_may_call_from_the_origins_that_are_named() {
     let preflight = || {
         Request::options(A)
             .header("origin", "https://app.example")
@@ -382,7 +382,17 @@ async fn browsers_may_call() {
             .body(Body::empty())
             .unwrap()
     };
-    let reply = locked().send(preflight()).await;
+    // As shipped: no page of another origin may call.
+    let reply = server(Scripted::default(), |_| {}).send(preflight()).await;
+    assert_eq!(reply.header("access-control-allow-origin"), "");
+
+    let all = || {
+        server(Scripted::default(), |config| {
+            config.server.cors_origins = vec!["*".to_owned()];
+            config.server.api_keys = vec!["a-key".to_owned()];
+        })
+    };
+    let reply = all().send(preflight()).await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), "*");
     let allowed = reply.header("access-control-allow-headers");
@@ -393,7 +403,7 @@ async fn browsers_may_call() {
     request
         .headers_mut()
         .insert("origin", "https://app.example".parse().unwrap());
-    let reply = locked().send(request).await;
+    let reply = all().send(request).await;
     assert_eq!(
         (reply.status.as_u16(), reply.header("access-control-allow-origin")),
         (401, "*")

@@ -162,3 +162,57 @@ async fn slow_streams_are_kept_alive_and_late_failures_are_frames() {
     );
     assert!(!reply.body.contains("[DONE]") && !reply.body.contains("engine 7"));
 }
+
+#[tokio::test]
+async fn laid_out_subtitles_are_the_same_in_a_stream_and_in_a_body() {
+    let said = [
+        " The first thing that you notice when you walk into the old harbour is the smell of salt and of tar.",
+        " Nobody comes here in winter.",
+    ];
+    let server = server(
+        Scripted {
+            script: Box::new(move || hello(&said)),
+            ..Scripted::default()
+        },
+        |_| {},
+    );
+    for format in ["srt", "vtt"] {
+        let fields = [
+            ("response_format", format),
+            ("subtitle_style", "netflix"),
+            ("max_line_width", "30"),
+        ];
+        let whole = server.post(A, &fields).await.body;
+        let mut streamed = fields.to_vec();
+        streamed.push(("stream", "true"));
+        let frames = server.post(A, &streamed).await.body;
+        let mut deltas = String::new();
+        let mut done = String::new();
+        for data in frames.lines().filter_map(|line| line.strip_prefix("data: ")) {
+            let Ok(event) = serde_json::from_str::<serde_json::Value>(data) else {
+                continue;
+            };
+            deltas.push_str(event["delta"].as_str().unwrap_or_default());
+            done.push_str(event["text"].as_str().unwrap_or_default());
+        }
+        assert_eq!(deltas, whole);
+        assert_eq!(done, whole);
+        let lines = whole
+            .lines()
+            .filter(|line| line.chars().any(char::is_alphabetic) && !line.starts_with("WEBVTT"));
+        for line in lines.filter(|line| !line.starts_with("NOTE")) {
+            assert!(line.len() <= 30, "{line}");
+        }
+        assert!(
+            server
+                .jobs
+                .seen
+                .lock()
+                .unwrap()
+                .iter()
+                .all(|(options, ..)| options.word_times)
+        );
+    }
+    let refused = server.post(A, &[("subtitle_style", "netflix")]).await;
+    assert_eq!(refused.error().2, "subtitle_style");
+}

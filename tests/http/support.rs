@@ -132,6 +132,7 @@ pub fn segment(id: u32, text: &str) -> Segment {
             logprob: -0.5,
         }],
         channel: None,
+        language: None,
     }
 }
 
@@ -147,6 +148,7 @@ pub fn hello(texts: &[&str]) -> Events {
         language: Some("en".to_owned()),
         duration: 1.7,
         segments: segments.clone(),
+        languages: None,
     };
     let mut events: Events = segments
         .into_iter()

@@ -8,11 +8,13 @@ mod repetition;
 mod rules;
 mod search;
 mod vocabulary;
+mod vocabulary_bias;
 
 pub(super) use repetition::{repeats_at_end, repeats_somewhere};
 pub(super) use rules::{language, probability};
 pub(super) use search::{Choice, Hypothesis, Limits, Strategy, search};
 pub(super) use vocabulary::Vocabulary;
+pub(super) use vocabulary_bias::{TokenTrie, VocabularyBias};
 
 /// One hypothesis in a step.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +35,9 @@ pub(super) trait Steps {
 
     /// Hypothesis `i` becomes what `parents[i]` was; there are as many as `parents` afterwards.
     fn rearrange(&mut self, parents: &[usize]);
+
+    /// Takes back the last `tokens` tokens of the first hypothesis.
+    fn forget(&mut self, tokens: usize);
 }
 
 /// Why a step was not run.

@@ -157,6 +157,39 @@ impl<'l> Allowed<'l> {
         }
     }
 
+    /// What it costs in nats to write the text token `token` in place of the likeliest; infinite when it is not allowed.
+    pub(super) fn cost(&self, token: i32) -> f32 {
+        let logit = self
+            .text
+            .values
+            .get(token as usize)
+            .copied()
+            .unwrap_or(f32::NEG_INFINITY);
+        if logit == f32::NEG_INFINITY {
+            return f32::INFINITY;
+        }
+        // Of timestamps, all together stand for what would be written.
+        let written = if self.time_only {
+            self.normaliser
+        } else {
+            self.text.best.1.max(self.times.best.1)
+        };
+        (written - logit).max(0.0)
+    }
+
+    /// A text token that need not be the likeliest, with its log probability among all that is allowed.
+    pub(super) fn text(&self, token: i32) -> Choice {
+        let whole = if self.time_only {
+            log_add(self.text.log_sum_exp(), self.normaliser)
+        } else {
+            self.normaliser
+        };
+        Choice {
+            id: token,
+            logprob: (self.text.values[token as usize] - whole).clamp(-100.0, 0.0),
+        }
+    }
+
     /// The likeliest token.
     pub(super) fn best(&self) -> Choice {
         if self.time_only || self.times.best.1 > self.text.best.1 {

@@ -2,6 +2,7 @@
 
 use super::repetition::repeats_at_end;
 use super::rules::{self, Allowed};
+use super::vocabulary_bias::{Move, VocabularyBias};
 use super::{Row, StepError, Steps, Vocabulary};
 
 /// One chosen token.
@@ -43,7 +44,7 @@ pub(in crate::engine) enum Strategy {
 }
 
 /// Decodes from `logits`, those after the last token of the prompt and after `forced`, which the text begins with; the
-/// engine holds one hypothesis, the prompt with `forced`.
+/// engine holds one hypothesis, the prompt with `forced`. `bias` prefers names and terms, in greedy decoding.
 pub(in crate::engine) async fn search(
     steps: &mut impl Steps,
     vocabulary: &Vocabulary,
@@ -51,6 +52,7 @@ pub(in crate::engine) async fn search(
     limits: Limits,
     strategy: Strategy,
     forced: &[i32],
+    bias: Option<VocabularyBias<'_>>,
 ) -> Result<Hypothesis, StepError> {
     let text = Growing::from_tokens(forced);
     match strategy {
@@ -66,7 +68,9 @@ pub(in crate::engine) async fn search(
             .await
         }
         Strategy::Beam { width } if width > 1 => beam(steps, vocabulary, logits, limits, width, text).await,
-        Strategy::Greedy | Strategy::Beam { .. } => greedy(steps, vocabulary, logits, limits, text).await,
+        Strategy::Greedy | Strategy::Beam { .. } => {
+            greedy(steps, vocabulary, logits, limits, text, bias).await
+        }
     }
 }
 
@@ -98,6 +102,13 @@ impl Growing {
         self.sum += choice.logprob;
     }
 
+    /// Leaves the first `keep` tokens.
+    fn take_back(&mut self, keep: usize) {
+        for choice in self.tokens.drain(keep..) {
+            self.sum -= choice.logprob;
+        }
+    }
+
     /// The text is cut off where it stands.
     fn stopped(self) -> Hypothesis {
         Hypothesis {
@@ -127,10 +138,22 @@ async fn greedy(
     logits: &mut Vec<f32>,
     limits: Limits,
     mut text: Growing,
+    mut bias: Option<VocabularyBias<'_>>,
 ) -> Result<Hypothesis, StepError> {
     loop {
         rules::apply(logits, &text.tokens, v, limits.last_timestamp);
-        let choice = Allowed::new(logits, v).best();
+        let allowed = Allowed::new(logits, v);
+        let choice = match &mut bias {
+            None => allowed.best(),
+            Some(bias) => match bias.next(&allowed, text.tokens.len(), v) {
+                Move::Append(choice) => choice,
+                Move::Rewind { keep, then } => {
+                    steps.forget(text.tokens.len() - keep);
+                    text.take_back(keep);
+                    then
+                }
+            },
+        };
         if choice.id == v.end_of_text {
             return Ok(text.ended(choice));
         }
@@ -332,6 +355,11 @@ mod tests {
         fn rearrange(&mut self, parents: &[usize]) {
             self.texts = parents.iter().map(|parent| self.texts[*parent].clone()).collect();
         }
+
+        fn forget(&mut self, tokens: usize) {
+            let left = self.texts[0].len() - tokens;
+            self.texts[0].truncate(left);
+        }
     }
 
     fn run(strategy: Strategy, wants: impl Fn(&[i32]) -> Vec<(i32, f32)>) -> (Hypothesis, usize) {
@@ -355,7 +383,7 @@ mod tests {
             max_tokens,
         };
         let v = Vocabulary::toy();
-        let found = now(search(&mut toy, &v, &mut logits, limits, strategy, forced)).unwrap();
+        let found = now(search(&mut toy, &v, &mut logits, limits, strategy, forced, None)).unwrap();
         (found, toy.widest)
     }
 

@@ -212,6 +212,16 @@ impl Vocabulary {
         self.tokenizer.bytes(id)
     }
 
+    /// True where `id` cannot go on with the word before it: it begins with a space or mark, or with a character of a
+    /// script without spaces, or is no text. Letters of other scripts (Latin with accents, Greek, Cyrillic, Hebrew,
+    /// Arabic) are two bytes in UTF-8.
+    pub(super) fn ends_word_before(&self, id: i32) -> bool {
+        let first = self.bytes(id).and_then(<[u8]>::first);
+        first.is_none_or(|first| {
+            !(first.is_ascii_alphanumeric() || *first == b'\'' || (0x80..0xe0).contains(first))
+        })
+    }
+
     /// The tokens of a text.
     pub(in crate::engine) fn encode(&self, text: &str) -> Vec<i32> {
         self.tokenizer
@@ -258,6 +268,11 @@ struct Ids {
 impl Vocabulary {
     /// A toy: 0..10 text, 10 end, 11.. special, 20.. timestamps to 2 s.
     pub(super) fn toy() -> Self {
+        Self::toy_with(&[" ", " a", " b", " (", "♪"])
+    }
+
+    /// The same with other texts.
+    pub(super) fn toy_with(texts: &[&str]) -> Self {
         let ids = Ids {
             end_of_text: 10,
             start_of_transcript: 11,
@@ -269,8 +284,8 @@ impl Vocabulary {
             start_of_lm: 17,
             first_timestamp: 20,
         };
-        let texts = [" ", " a", " b", " (", "♪"].map(|text| text.as_bytes().to_vec());
-        Self::with_ids(&ids, 18..20, 121, 448, texts.to_vec())
+        let texts = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        Self::with_ids(&ids, 18..20, 121, 448, texts)
     }
 }
 

@@ -158,6 +158,12 @@ impl Steps for Exchange {
     fn rearrange(&mut self, parents: &[usize]) {
         self.state.borrow_mut().rearrange(parents, &self.model.weights);
     }
+
+    fn forget(&mut self, tokens: usize) {
+        if let Some(first) = self.state.borrow_mut().sequences.first_mut() {
+            first.truncate(first.len().saturating_sub(tokens));
+        }
+    }
 }
 
 impl Forward for Exchange {

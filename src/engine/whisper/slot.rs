@@ -38,6 +38,8 @@ pub(super) struct WhisperSlot {
     alignment: Arc<Alignment>,
     vocabulary: Arc<Vocabulary>,
     tuner: Arc<Mutex<ThreadTuner>>,
+    /// Probability of the language detected in this run.
+    heard: Option<f32>,
     max_decoders: u32,
 }
 
@@ -50,6 +52,7 @@ impl WhisperSlot {
             alignment: model.alignment.clone(),
             vocabulary: model.vocabulary.clone(),
             tuner: model.tuner.clone(),
+            heard: None,
             max_decoders: model.spec.max_decoders.clamp(1, 8),
         }
     }
@@ -65,11 +68,13 @@ impl Slot for WhisperSlot {
     ) -> Result<WindowTranscript, Option<String>> {
         let began = Instant::now();
         let window = Input::new(samples);
+        self.heard = None;
         let result = self.transcribe(&window, options, threads.max(1), control);
         let mut transcript = result.map_err(|e| match e {
             StepError::Cancelled => None,
             StepError::Engine(detail) => Some(detail),
         })?;
+        transcript.language_probability = self.heard;
         transcript.inference_seconds = began.elapsed().as_secs_f32();
         Ok(transcript)
     }
@@ -225,7 +230,9 @@ impl WhisperSlot {
             };
             run.step(&[start], &mut logits).await
         })?;
-        Ok(decode::language(&logits, &v, &candidates(options)).map(|(index, _)| index))
+        let detected = decode::language(&logits, &v, &candidates(options));
+        self.heard = detected.map(|(_, probability)| probability);
+        Ok(detected.map(|(index, _)| index))
     }
 
     fn greedy(
@@ -240,11 +247,14 @@ impl WhisperSlot {
         let v = self.vocabulary.clone();
         let attempt = Attempt {
             language,
+            language_probability: self.heard,
             positions,
             strategy: Strategy::Greedy,
         };
         let mut run = self.on(window, threads, control);
-        decode::now(passes(&mut run, &v, window.seconds, options, attempt))
+        let transcript = decode::now(passes(&mut run, &v, window.seconds, options, attempt))?;
+        self.heard = transcript.language_probability;
+        Ok(transcript)
     }
 
     fn full(

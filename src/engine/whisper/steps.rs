@@ -94,6 +94,11 @@ impl Steps for Run<'_> {
 
     /// Only the one hypothesis: several go through `whisper_full`.
     fn rearrange(&mut self, _parents: &[usize]) {}
+
+    fn forget(&mut self, tokens: usize) {
+        // whisper.cpp drops what its cache holds from the next position on.
+        self.position = self.position.saturating_sub(tokens);
+    }
 }
 
 impl Forward for Run<'_> {

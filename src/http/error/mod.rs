@@ -14,6 +14,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::dialect::Dialect;
+use super::fast_transcription;
 use crate::admission::Refusal;
 use crate::audio::AudioError;
 use crate::jobs::JobError;
@@ -475,7 +476,11 @@ impl IntoResponse for ApiError {
 /// Builds the answer for one dialect and client.
 pub(super) fn answer(error: &ApiError, dialect: Dialect, user_agent: Option<&str>) -> Response {
     let wire = error.wire(dialect);
-    let body = serde_json::to_vec(&ErrorBody { error: wire.error }).unwrap_or_default();
+    let own = (dialect == Dialect::AzureSpeech)
+        .then(|| fast_transcription::body(error, &wire))
+        .flatten();
+    let body =
+        own.unwrap_or_else(|| serde_json::to_vec(&ErrorBody { error: wire.error }).unwrap_or_default());
     let mut response = (wire.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     // npm openai 4.x repeats a multipart request without its body and then waits for ten minutes.

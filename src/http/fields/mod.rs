@@ -1,19 +1,21 @@
 //! Text fields of the form → what to ask of the model and how to show the answer. Pure; reads no body.
 
 mod chunking;
+mod subtitles;
 mod values;
+mod wording;
 
 use super::error::ApiError;
-use crate::jobs::TranscribeOptions;
+use crate::jobs::{TranscribeOptions, prompt_with_keywords};
 use crate::languages;
-use crate::render::{Family, Presentation, ResponseFormat};
+use crate::render::{Family, FastTranscription, Presentation, ResponseFormat};
 use crate::schedule::PriorityClass;
 use crate::transcript::Task;
 use chunking::chunking;
 pub(super) use values::{FORM_TEXT_BYTES, Fields, known, refuse};
 #[cfg(test)]
 pub(super) use values::{KNOWN, REFUSED};
-use values::{number, unknown_value};
+use values::{number, unknown_value, whole_number};
 
 /// Reads all fields.
 ///
@@ -38,8 +40,13 @@ pub(super) fn read(
     } else {
         Vec::new()
     };
-    let prompt = prompt(fields)?;
-    if family == Family::Diarize && prompt.is_some() {
+    let prompt = fields
+        .single("prompt")
+        .filter(|prompt| !prompt.trim().is_empty())
+        .map(str::to_owned);
+    let keywords = wording::keywords(fields)?;
+    let subtitles = subtitles::subtitles(fields, format)?;
+    if family == Family::Diarize && (prompt.is_some() || !keywords.is_empty()) {
         return Err(ApiError::Field {
             param: Some("prompt"),
             code: Some("unsupported_parameter"),
@@ -52,15 +59,25 @@ pub(super) fn read(
         task,
         language: language.clone(),
         candidate_languages,
+        language_mode: if transcribe {
+            wording::language_mode(fields)?
+        } else {
+            None
+        },
         prompt: prompt.clone(),
+        keywords: keywords.clone(),
+        keyword_weight: wording::keyword_weight(fields)?,
+        wording: wording::wording(fields)?,
         temperature: number(fields, "temperature", 0.0, 1.0)?.unwrap_or(0.0) as f32,
-        beam_size: beam_size(fields)?,
-        word_times: words,
+        beam_size: whole_number(fields, "beam_size", 1, 8)?,
+        // Lines are laid out by the words' times.
+        word_times: words || subtitles.is_some(),
         vad: fields.boolean("vad")?.or(chunking.is_some().then_some(true)),
         vad_threshold: chunking.as_ref().and_then(|c| c.threshold),
         vad_padding_ms: chunking.as_ref().and_then(|c| c.prefix_padding_ms),
         vad_min_silence_ms: chunking.as_ref().and_then(|c| c.silence_duration_ms),
         separate_channels: fields.boolean("separate_channels")?.unwrap_or(false),
+        only_channels: None,
     };
     let presentation = Presentation {
         format,
@@ -71,7 +88,9 @@ pub(super) fn read(
         family,
         task,
         language,
-        prompt_bytes: prompt.map_or(0, |prompt| prompt.len()),
+        prompt_bytes: prompt_with_keywords(prompt.as_deref(), &keywords).map_or(0, |prompt| prompt.len()),
+        subtitles,
+        fast: FastTranscription::default(),
     };
     Ok((options, presentation, priority(fields)?))
 }
@@ -194,40 +213,6 @@ fn candidates(fields: &Fields, language: Option<&str>) -> Result<Vec<String>, Ap
         // A named language leaves nothing to choose from.
         Some(_) => Ok(Vec::new()),
         None => Ok(codes),
-    }
-}
-
-/// Most bytes of prompt that leave this module. A model remembers the last 223 tokens of it (half its text context less
-/// one, `n_text_ctx / 2 - 1` in openai-whisper's `decoding.py`); English takes four to five bytes a token, Japanese two
-/// to three.
-const PROMPT_BYTES: usize = 1536;
-
-/// The prompt with the keywords at its end, where the model's memory of a prompt is surest; of a longer one the end.
-fn prompt(fields: &Fields) -> Result<Option<String>, ApiError> {
-    let keywords = fields.list("keywords", false)?.join(", ");
-    let prompt = fields.single("prompt").unwrap_or("");
-    let mut whole = match (prompt.trim().is_empty(), keywords.is_empty()) {
-        (true, true) => return Ok(None),
-        (false, true) => prompt.to_owned(),
-        (true, false) => keywords,
-        (false, false) => format!("{} {keywords}", prompt.trim_end()),
-    };
-    let mut start = whole.len().saturating_sub(PROMPT_BYTES);
-    while !whole.is_char_boundary(start) {
-        start += 1;
-    }
-    Ok(Some(whole.split_off(start)))
-}
-
-fn beam_size(fields: &Fields) -> Result<Option<u32>, ApiError> {
-    match number(fields, "beam_size", 1.0, 8.0)? {
-        Some(size) if size.fract() == 0.0 => Ok(Some(size as u32)),
-        Some(size) => Err(unknown_value(
-            "beam_size",
-            &size.to_string(),
-            "whole numbers from 1 to 8",
-        )),
-        None => Ok(None),
     }
 }
 

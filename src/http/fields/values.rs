@@ -38,7 +38,7 @@ const fn list(name: &'static str, bytes: usize) -> Known {
 }
 
 /// Every field this server reads besides `file`. Others are read over and forgotten, as the service does.
-pub(in crate::http) const KNOWN: [Known; 16] = [
+pub(in crate::http) const KNOWN: [Known; 28] = [
     single("model", SHORT_BYTES),
     single("language", SHORT_BYTES),
     list("languages", SHORT_BYTES),
@@ -56,6 +56,19 @@ pub(in crate::http) const KNOWN: [Known; 16] = [
     single("vad", SHORT_BYTES),
     single("priority", SHORT_BYTES),
     single("separate_channels", SHORT_BYTES),
+    single("language_mode", SHORT_BYTES),
+    single("keyword_weight", SHORT_BYTES),
+    single("max_line_width", SHORT_BYTES),
+    single("max_line_count", SHORT_BYTES),
+    single("max_words_per_line", SHORT_BYTES),
+    single("max_cps", SHORT_BYTES),
+    single("subtitle_style", SHORT_BYTES),
+    single("transcribe_style", SHORT_BYTES),
+    single("replacements", LONG_BYTES),
+    single("profanity", SHORT_BYTES),
+    list("profanity_words", LONG_BYTES),
+    // Azure's fast transcription puts everything into this one.
+    single("definition", LONG_BYTES),
 ];
 
 /// Fields of the service that are refused as soon as their part begins: megabytes may follow.
@@ -192,6 +205,24 @@ pub(super) fn unknown_value(name: &'static str, value: &str, accepted: &str) -> 
         name,
         format!("Invalid value for '{name}': '{value}'. Supported values are: {accepted}."),
     )
+}
+
+/// A whole number within bounds.
+pub(super) fn whole_number(
+    fields: &Fields,
+    name: &'static str,
+    least: u32,
+    most: u32,
+) -> Result<Option<u32>, ApiError> {
+    match number(fields, name, least.into(), most.into())? {
+        Some(value) if value.fract() == 0.0 => Ok(Some(value as u32)),
+        Some(value) => Err(unknown_value(
+            name,
+            &value.to_string(),
+            &format!("whole numbers from {least} to {most}"),
+        )),
+        None => Ok(None),
+    }
 }
 
 /// A number within bounds.
