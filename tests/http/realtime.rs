@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
+use whisper_backend_api::admission::{Admission, Limits};
 use whisper_backend_api::config::{Config, Count};
 use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, Realtime, router, serve};
 use whisper_backend_api::metrics::Metrics;
@@ -23,7 +24,7 @@ use whisper_backend_api::realtime::session::{Heard, Pass, PassError};
 use whisper_backend_api::realtime::windows::{Hold, Recognizer};
 use whisper_backend_api::serving::ServingError;
 
-use crate::support::Scripted;
+use crate::support::{Scripted, TRANSFER};
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -95,12 +96,19 @@ async fn live(capacity: usize, delay: Duration, change: impl FnOnce(&mut Config)
         running: running.clone(),
     };
     let metrics = Arc::new(Metrics::default());
-    let realtime = Arc::new(Realtime::new(Arc::new(engine), stop.clone(), metrics));
-    let mut state = AppState::new(Arc::new(Scripted::default()), Arc::new(config));
+    let realtime = Arc::new(Realtime::new(Arc::new(engine), stop.clone(), metrics.clone()));
+    let admission = Admission::new(Limits::default(), stop.child_token(), metrics);
+    let mut state = AppState::new(Arc::new(Scripted::default()), admission, Arc::new(config));
     state.realtime = Some(realtime.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, router(state), HEAD_TIMEOUT, stop.clone()));
+    tokio::spawn(serve(
+        listener,
+        router(state),
+        HEAD_TIMEOUT,
+        TRANSFER,
+        stop.clone(),
+    ));
     Live {
         address,
         stop,

@@ -470,7 +470,11 @@ fn pack_row(format: Precision, row: &[f32], channel: usize, words: &mut [u8], sc
             };
             for (index, values) in row.chunks_exact(block).enumerate() {
                 let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-                let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                let inverse = if largest > kernels::SMALLEST {
+                    127.0 / largest
+                } else {
+                    0.0
+                };
                 for (word, values) in values.chunks_exact(4).enumerate() {
                     let to = &mut words[place(index * block / 4 + word)..][..4];
                     for (to, value) in to.iter_mut().zip(values) {

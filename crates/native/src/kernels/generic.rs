@@ -11,7 +11,9 @@
 
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile};
-use super::{Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise};
+use super::{
+    Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise, SMALLEST,
+};
 use crate::shape::HEAD;
 
 /// A panel's worth of accumulators for each row of a tile.
@@ -184,7 +186,7 @@ pub(crate) unsafe fn quantise_int8<S: Simd, const NUMBER: usize>(q: &Quantise, b
                 largest = S::max(largest, S::abs(S::load(from.add(i))));
             }
             let largest = S::largest(largest);
-            let inverse = S::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+            let inverse = S::splat(if largest > SMALLEST { 127.0 / largest } else { 0.0 });
             let mut sum = S::splat(0.0);
             for i in (0..block).step_by(S::LANES) {
                 let v = S::round(S::mul(S::load(from.add(i)), inverse));

@@ -33,6 +33,8 @@ pub(crate) use simd::bf16;
 pub(crate) const PANEL: usize = 32;
 /// Elements that share a scale in `Int8Block64`.
 pub(crate) const BLOCK: usize = 64;
+/// Rows and blocks whose values are all smaller count as zeros: 127 divided by the largest must be finite.
+pub(crate) const SMALLEST: f32 = 1e-30;
 /// Positions of a sequence that lie together in memory.
 pub(crate) const PAGE: usize = 16;
 

@@ -16,11 +16,12 @@ fn sets() -> impl Iterator<Item = (Isa, &'static Kernels)> {
 fn values(random: &mut Random, count: usize, row: usize) -> Vec<f32> {
     let mut values: Vec<f32> = (0..count).map(|_| random.normal()).collect();
     for row in values.chunks_mut(row) {
-        match random.below(8) {
+        match random.below(9) {
             0 => row.fill(0.0),
             1 => row.fill(if random.below(2) == 0 { 3.0 } else { -3.0 }),
             2 => row[random.below(row.len())] = 1000.0,
             3 => row.iter_mut().for_each(|x| *x *= 1e-20),
+            5 => row.iter_mut().for_each(|x| *x *= 1e-39),
             4 => row
                 .iter_mut()
                 .enumerate()
@@ -101,7 +102,7 @@ impl Case {
                     .chunks(block)
                     .flat_map(|block| {
                         let largest = block.iter().fold(0.0f32, |l, x| l.max(x.abs()));
-                        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+                        let inverse = if largest > SMALLEST { 127.0 / largest } else { 0.0 };
                         let scale = f64::from(largest / 127.0);
                         block
                             .iter()
