@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what long uploads cost the server: its memory, and the wait for the first words.
 
-    intake.py memory --binary PATH                     two minutes beside four hours, engine excluded and scripted
+    intake.py memory --binary PATH --model PATH        two minutes beside four hours, engine excluded and scripted
     intake.py first-words --binary PATH --model GGML    one minute beside one hour, streamed, a real engine
     intake.py files                                    only makes the files
 
@@ -57,9 +57,11 @@ class Server:
         config = ""
         if model:
             config = f"[whisper]\nmodel_path = {json.dumps(str(model.resolve()))}\nenable_gpu = false\n"
-        else:
+        if script:
             (folder / "script.json").write_text(json.dumps(script))
-            environment["WHISPER_BACKEND_TEST_ENGINE"] = str(folder / "script.json")
+            # The binary needs the feature `test-hooks`, and `scripted-engine` lies beside it.
+            environment["SCRIPTED_ENGINE"] = str(folder / "script.json")
+            environment["TEST_ENGINE_PROGRAM"] = str(binary.resolve().with_name("scripted-engine"))
         (folder / "config.toml").write_text(config)
         self.log = open(folder / "log", "w+")
         self.process = subprocess.Popen(
@@ -122,7 +124,7 @@ def memory(arguments: argparse.Namespace) -> None:
         peaks = []
         for seconds in (120, 4 * 3600):
             path = recording(arguments.work, kind, seconds)
-            with Server(arguments.binary, None, script) as server:
+            with Server(arguments.binary, arguments.model, script) as server:
                 start = server.memory_mib("VmRSS")
                 response, _ = server.upload(path, response_format="verbose_json")
                 answer = json.loads(response.read())
