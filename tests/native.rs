@@ -388,6 +388,9 @@ fn packed_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// What is done to a packed file.
+type Damage = fn(&mut Vec<u8>);
+
 #[test]
 fn a_damaged_cut_or_foreign_packed_file_is_made_anew() {
     let (folder, path) = copied("tiny.en");
@@ -403,7 +406,6 @@ fn a_damaged_cut_or_foreign_packed_file_is_made_anew() {
     let files = packed_files(folder.path());
     assert_eq!(files.len(), 1, "{files:?}");
     let whole = std::fs::read(&files[0]).unwrap();
-    type Damage = fn(&mut Vec<u8>);
     let damages: [(&str, Damage); 5] = [
         ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
         ("empty", Vec::clear),

@@ -1,6 +1,6 @@
 //! What this machine has, what the engines really use, and what to type when the two differ.
 //!
-//! [`probe`] reads facts, [`advice`] judges them, and [`GpuReport`] is both as `/gpu-status`, `doctor` and the start
+//! [`mod@probe`] reads facts, [`advice`] judges them, and [`GpuReport`] is both as `/gpu-status`, `doctor` and the start
 //! banner show them.
 
 pub mod advice;

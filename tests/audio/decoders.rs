@@ -97,7 +97,7 @@ fn a_child_hears_what_the_library_hears_in_every_encoding() {
 
 #[test]
 fn channels_stay_apart_on_their_way_through_a_child() {
-    let stereo = fs::read(&matrix_file("wav_44100_stereo.wav")).unwrap();
+    let stereo = fs::read(matrix_file("wav_44100_stereo.wav")).unwrap();
     let upload = UploadedAudio::from_bytes(&stereo, None).unwrap();
     let mut recording = decoders()
         .open(upload, ChannelMode::Separate, &StopDecoding::default())
