@@ -339,6 +339,8 @@ impl Scheduler {
         );
         let remote = window.remote();
         dispatcher.started(key, remote.clone());
+        // It may have all cores, and can be asked for some only now.
+        self.pump();
         let mut began = Instant::now();
         let mut started = false;
         let mut cancelled = false;

@@ -364,7 +364,7 @@ async fn an_engine_that_never_comes_back_is_given_up_at_the_deadline() {
     assert_eq!(began.elapsed().as_secs(), 600);
     // The pauses grow: a start every few milliseconds would be thousands.
     let started = bench.workshop.started.load(Ordering::Relaxed);
-    assert!((5..60).contains(&started), "{started}");
+    assert!((5..100).contains(&started), "{started}");
     assert_eq!(bench.scheduler.waiting(), 0);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::support::transcripts::words;
-use super::support::{JFK, Server, fixture, is_running, kill, long_clip, post, scripted, with_model};
+use super::support::{JFK, Server, fixture, form, is_running, kill, long_clip, post, scripted, with_model};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -188,8 +188,14 @@ fn a_name_of_a_client_never_reaches_a_file_outside_the_model_folder() {
         "config.toml",
         "./x.bin",
     ] {
-        let (status, _) = server.post(&fixture("jfk.wav"), &[("model", name)]);
-        assert_eq!(status, 200, "served by the default model");
+        let (content_type, body) = form(&fixture("jfk.wav"), &[("model", name)]);
+        let answer = ureq::post(format!(
+            "http://127.0.0.1:{}/v1/audio/transcriptions",
+            server.port
+        ))
+        .header("content-type", content_type)
+        .send(&body[..]);
+        assert!(answer.is_ok(), "served by the default model: {name}: {answer:?}");
     }
     let loaded = server.json("/models")["data"]
         .as_array()
