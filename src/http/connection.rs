@@ -45,6 +45,9 @@ pub(super) fn prepare(stream: &TcpStream) {
     let _ = socket.set_tcp_nodelay(true);
 }
 
+/// Start of the answer after which a connection is no longer HTTP (RFC 9110 section 15.2.2).
+const SWITCHING: &[u8] = b"HTTP/1.1 101";
+
 /// A stream whose writes fail when the other side takes less than the floor.
 #[derive(Debug)]
 pub(super) struct Floored<S> {
@@ -54,6 +57,8 @@ pub(super) struct Floored<S> {
     taken: u64,
     waited: Duration,
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// An upgraded connection has rules of its own: a WebSocket may be silent for an hour.
+    upgraded: bool,
 }
 
 impl<S> Floored<S> {
@@ -64,6 +69,7 @@ impl<S> Floored<S> {
             taken: 0,
             waited: Duration::ZERO,
             waiting: None,
+            upgraded: false,
         }
     }
 
@@ -74,6 +80,9 @@ impl<S> Floored<S> {
         outcome: Poll<io::Result<T>>,
         bytes: impl Fn(&T) -> usize,
     ) -> Poll<io::Result<T>> {
+        if self.upgraded {
+            return outcome;
+        }
         if let Poll::Ready(done) = outcome {
             if let Some((since, _)) = self.waiting.take() {
                 self.waited += since.elapsed();
@@ -126,6 +135,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Floored<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.upgraded |= bytes.starts_with(SWITCHING);
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.judge(context, outcome, |count| *count)
     }
@@ -135,6 +145,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Floored<S> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.upgraded |= bytes.first().is_some_and(|first| first.starts_with(SWITCHING));
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.judge(context, outcome, |count| *count)
     }
@@ -195,6 +206,20 @@ mod tests {
             }
             reader.abort();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_connection_is_left_alone() {
+        let (here, mut there) = tokio::io::duplex(1 << 10);
+        let mut floored = Floored::new(here, TRANSFER);
+        floored
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+            .await
+            .unwrap();
+        let writing = tokio::spawn(async move { floored.write_all(&[7; 2000]).await });
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        there.read_exact(&mut [0; 2036]).await.unwrap();
+        writing.await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! `/health`, `/gpu-status`, `/stats`, `/models`, `/languages`.
 //!
-//! Where keys are configured, all but `/health` ask for one: admission knows.
+//! Where keys are configured, all but `/health` and what is below it ask for one.
 
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ use crate::status::Status;
 pub fn router(status: Arc<Status>) -> Router {
     Router::new()
         .route("/health", get(health))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
         .route("/gpu-status", get(gpu_status))
         .route("/stats", get(stats))
         .route("/models", get(models))
@@ -34,6 +36,23 @@ async fn health(State(status): State<Arc<Status>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    (code, Json(body)).into_response()
+}
+
+/// For probes that restart: as long as this is answered, a restart mends nothing.
+async fn live() -> Response {
+    Json(serde_json::json!({ "status": "ok" })).into_response()
+}
+
+/// For probes that send traffic: not while the server stops, while no window can be served, or while none finishes.
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    let (ok, health) = status.health();
+    let code = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = serde_json::json!({ "status": health.status, "reason": health.reason });
     (code, Json(body)).into_response()
 }
 

@@ -19,8 +19,8 @@ mod sync {
     pub(super) use tokio::time::Instant;
 }
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -61,6 +61,7 @@ pub struct Scheduler {
 struct Shared {
     dispatcher: Dispatcher<Waiting>,
     watchdog: Watchdog,
+    progress: Mutex<Progress>,
     metrics: Arc<Metrics>,
 }
 
@@ -148,6 +149,15 @@ impl Remote for WindowRemote {
     }
 }
 
+/// Whether windows finish.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// When a window finished last, or the first began to wait.
+    since: Instant,
+    /// What the watchdog allowed the last window that was started.
+    allowed: Duration,
+}
+
 /// Takes a window out of the queue when nobody waits for it any more.
 struct Leaving<'s>(&'s Scheduler);
 
@@ -166,6 +176,10 @@ impl Scheduler {
         let shared = Shared {
             dispatcher: Dispatcher::new(cores),
             watchdog,
+            progress: Mutex::new(Progress {
+                since: Instant::now(),
+                allowed: Duration::MAX,
+            }),
             metrics,
         };
         Self {
@@ -181,6 +195,23 @@ impl Scheduler {
     /// Windows waiting now.
     pub fn waiting(&self) -> usize {
         self.shared.dispatcher.waiting()
+    }
+
+    /// How long windows have waited while none has finished, when that is longer than the watchdog allows one.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        if self.waiting() == 0 {
+            return None;
+        }
+        let progress = *self.progress();
+        let idle = progress.since.elapsed();
+        (idle > progress.allowed).then_some(idle)
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.shared
+            .progress
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Runs a window when its turn comes. An engine that ends or restarts is waited for.
@@ -201,6 +232,9 @@ impl Scheduler {
         // Declared before the receiver: dropped after it, when the queue can see that nobody waits.
         let leaving = Leaving(self);
         let (reply, mut result) = oneshot::channel();
+        if self.waiting() == 0 {
+            self.progress().since = Instant::now();
+        }
         self.shared.dispatcher.push(Waiting {
             request: task.request,
             class: task.class,
@@ -328,6 +362,7 @@ impl Scheduler {
     ) -> Result<WindowTranscript, EngineError> {
         let dispatcher = &self.shared.dispatcher;
         let limit = self.limit(slot, waiting.seconds());
+        self.progress().allowed = limit;
         let options = DecodeOptions {
             urgent: waiting.first && waiting.class != PriorityClass::Batch,
             ..waiting.options.clone()
@@ -361,6 +396,7 @@ impl Scheduler {
                     WindowEvent::Ended(Ok(transcript)) => {
                         let (paused, _) = dispatcher.paused(key);
                         let busy = began.elapsed().saturating_sub(paused);
+                        self.progress().since = Instant::now();
                         slot.completed(busy.as_secs_f64() * threads as f64, waiting.seconds());
                         return Ok(transcript);
                     }

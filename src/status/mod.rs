@@ -38,7 +38,7 @@ pub struct Status {
 /// Body of `GET /health`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
-    /// `ok`, `starting` or `unavailable`.
+    /// `ok`, `starting`, `stopping` or `unavailable`.
     pub status: &'static str,
     /// What is going on, when it is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -289,6 +289,17 @@ impl Status {
         SpeedAdvice::new(&model.file.file_name()?.to_string_lossy(), speed)
     }
 
+    /// What keeps a server whose model is ready from serving.
+    fn stopped(&self) -> Option<(&'static str, String)> {
+        if self.admission.is_closed() {
+            return Some(("stopping", "the server is stopping".to_owned()));
+        }
+        let stalled = self.scheduler.stalled_for()?;
+        let seconds = stalled.as_secs();
+        let why = format!("windows wait, and no window has finished for {seconds} s");
+        Some(("unavailable", why))
+    }
+
     /// `/health`; true when a window can be served.
     pub fn health(&self) -> (bool, Health) {
         let (model, instead) = self.model();
@@ -301,6 +312,10 @@ impl Status {
                 ("starting", Some(state.to_string()))
             }
             ModelState::Broken(reason) => ("unavailable", Some(reason.clone())),
+        };
+        let (status, reason) = match self.stopped() {
+            Some((stopped, why)) if status == "ok" => (stopped, Some(why)),
+            _ => (status, reason),
         };
         let ok = status == "ok";
         let said = |field: fn(&DeviceReport) -> &String| first_said(&reports, field);
