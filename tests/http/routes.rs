@@ -355,8 +355,8 @@ async fn every_path_described_is_served() {
     let mut answered = 0;
     for (path, item) in api["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            // Diagnostics are the application's routes, not this router's.
-            if operation["tags"][0] == "diagnostics" {
+            // Diagnostics are the application's routes, not this router's; Azure Speech has a form of its own (`speech`).
+            if operation["tags"][0] == "diagnostics" || path.starts_with("/speechtotext/") {
                 continue;
             }
             let filled = path.replace("{deployment}", "my-whisper").replace("{id}", "base");
