@@ -198,7 +198,7 @@ fn each_side_of_a_call_is_transcribed_by_itself_on_one_clock() {
 
 #[test]
 fn one_doubtful_window_does_not_change_the_language_and_a_sure_one_does() {
-    let script = json!({ "heard": [["en", 0.95], ["cy", 0.4], ["en", 0.95], ["de", 0.95], ["de", 0.5]] });
+    let script = json!({ "text": " Yes.", "heard": [["en", 0.95], ["cy", 0.4], ["en", 0.95], ["de", 0.95], ["de", 0.5]] });
     let server = scripted(&script, "[performance]\nwhisper_threads = 1\n").start();
     let fields = [
         ("response_format", "verbose_json"),

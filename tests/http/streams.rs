@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use whisper_backend_api::jobs::JobError;
+use whisper_backend_api::jobs::{JobError, JobEvent};
 
 use crate::support::*;
 
@@ -171,7 +171,7 @@ async fn laid_out_subtitles_are_the_same_in_a_stream_and_in_a_body() {
     ];
     let server = server(
         Scripted {
-            script: Box::new(move || hello(&said)),
+            script: Box::new(move || windows(&said)),
             ..Scripted::default()
         },
         |_| {},
@@ -215,4 +215,19 @@ async fn laid_out_subtitles_are_the_same_in_a_stream_and_in_a_body() {
     }
     let refused = server.post(A, &[("subtitle_style", "netflix")]).await;
     assert_eq!(refused.error().2, "subtitle_style");
+}
+
+/// As [`hello`], each text with its window's place.
+fn windows(texts: &[&str]) -> Events {
+    let mut events = hello(texts);
+    for event in events.iter_mut().flatten() {
+        let segments = match event {
+            JobEvent::Segments(segments) => segments,
+            JobEvent::Finished(transcript) => &mut transcript.segments,
+        };
+        for segment in segments {
+            segment.seek = segment.id * 100;
+        }
+    }
+    events
 }
