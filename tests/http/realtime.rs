@@ -178,6 +178,7 @@ fn append(bytes: &[u8]) -> Value {
     json!({"type":"input_audio_buffer.append","audio":BASE64_STANDARD.encode(bytes)})
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers hand over literals")]
 fn at_16_khz(turn_detection: Value) -> Value {
     json!({"type":"session.update","session":{"type":"transcription","audio":{"input":{
         "format":{"type":"audio/pcm","rate":16000},"turn_detection":turn_detection}}}})

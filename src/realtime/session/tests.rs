@@ -65,6 +65,7 @@ fn listen(samples: &[f32]) -> Vec<Token> {
         .collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers hand over literals")]
 fn session_with(fields: Value, intermediate: bool) -> Session {
     let opening = Opening {
         id: "sess_abc".to_owned(),
