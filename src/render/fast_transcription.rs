@@ -307,7 +307,7 @@ mod tests {
         );
         assert_eq!(
             body(vec![said], &FastTranscription::default()),
-            r#"{"durationMilliseconds":182439,"combinedPhrases":[{"text":"Good afternoon."}],"phrases":[{"offsetMilliseconds":960,"durationMilliseconds":640,"text":"Good afternoon.","words":[{"text":"Good","offsetMilliseconds":960,"durationMilliseconds":240},{"text":"afternoon.","offsetMilliseconds":1200,"durationMilliseconds":400}],"locale":"en-US","confidence":0.93555403}]}"#
+            r#"{"durationMilliseconds":182439,"combinedPhrases":[{"text":"Good afternoon."}],"phrases":[{"offsetMilliseconds":960,"durationMilliseconds":640,"text":"Good afternoon.","words":[{"text":"Good","offsetMilliseconds":960,"durationMilliseconds":240},{"text":"afternoon.","offsetMilliseconds":1200,"durationMilliseconds":400}],"locale":"en-US","confidence":0.93555401}]}"#
         );
     }
 

@@ -156,7 +156,10 @@ fn parse(text: &str) -> Result<Definition, ApiError> {
     if bare.is_empty() {
         return Ok(Definition::default());
     }
-    serde_json::from_str(bare).map_err(|error| {
+    // Through a map: serde would take an array for the struct's fields in order.
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_str(bare);
+    let definition = object.and_then(|object| serde_json::from_value(object.into()));
+    definition.map_err(|error| {
         wrong(
             "definition",
             format!("it is not the JSON object that is expected ({error})."),

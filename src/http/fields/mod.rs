@@ -40,10 +40,7 @@ pub(super) fn read(
     } else {
         Vec::new()
     };
-    let prompt = fields
-        .single("prompt")
-        .filter(|prompt| !prompt.trim().is_empty())
-        .map(str::to_owned);
+    let prompt = prompt_with_keywords(fields.single("prompt"), &[]);
     let keywords = wording::keywords(fields)?;
     let subtitles = subtitles::subtitles(fields, format)?;
     if family == Family::Diarize && (prompt.is_some() || !keywords.is_empty()) {
