@@ -194,7 +194,8 @@ fn prompts_languages_beams_and_temperatures_do_what_they_say() {
     };
     let heard = run(engine.as_ref(), &jfk(), &prompted, 2);
     assert_eq!(words(&heard), JFK);
-    assert!(text(&heard).contains("COUNTRY"), "{}", text(&heard));
+    let in_capitals = |word: &str| word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase());
+    assert!(text(&heard).split(' ').any(in_capitals), "{}", text(&heard));
     // One far longer than the model's memory is cut to its end.
     let endless = DecodeOptions {
         prompt: Some("So it goes on, and on. ".repeat(5_000)),

@@ -8,6 +8,8 @@
 mod budget;
 mod request;
 pub mod turns;
+#[cfg(test)]
+mod turns_tests;
 
 /// What [`turns`] is made of: a test swaps it for a model checker's.
 mod sync {
