@@ -10,6 +10,7 @@ mutants=${1:-10000} ordinary=${2:-200}
 port=${PORT:-21050} model=${MODEL:-models/ggml-tiny.en.bin} profile=${PROFILE:-release}
 work=$(mktemp -d)
 server=
+# shellcheck disable=SC2317 # called by the trap
 finish() {
     if [ -n "$server" ]; then
         kill "$server" 2>/dev/null || true
