@@ -23,15 +23,16 @@ CONTENT_TYPES = {
 }
 # The classes of `openai`'s two packages by status (contract of both: their `APIStatusError` and `APIError`).
 TYPED = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
+# The first name that a client's begins with counts.
 ERROR_CLASS = {
+    # azure-core's classes by status.
+    "python-azure": {400: "HttpResponseError", 401: "ClientAuthenticationError", 404: "ResourceNotFoundError"},
     "python": {**TYPED, 413: "APIStatusError"},
     "langchain": {**TYPED, 413: "APIStatusError"},
     "npm-openai": {**TYPED, 413: "APIError"},
     # This one throws the body's `error` object as it is, without the status.
     "npm-azure-openai": dict.fromkeys((400, 401, 404, 413), "Object"),
     "npm-ai-sdk": dict.fromkeys((400, 401, 404, 413), "AI_APICallError"),
-    # azure-core's classes by status.
-    "python-azure": {400: "HttpResponseError", 401: "ClientAuthenticationError", 404: "ResourceNotFoundError"},
     "curl": dict.fromkeys((400, 401, 404, 413), "HTTP"),
 }
 

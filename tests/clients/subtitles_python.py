@@ -29,15 +29,21 @@ def post(job):
         return answer.read().decode()
 
 
+def milliseconds(stamp):
+    """`webvtt-py` gives whole seconds as numbers, the rest only as text: `HH:MM:SS.mmm`."""
+    hours, minutes, seconds = stamp.split(":")
+    return round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * 1000)
+
+
 def cues(text, form):
     """(start, end, lines) of each cue, in milliseconds, as the format's own reader has them."""
     if form == "srt":
         return [
-            [round(cue.start.total_seconds() * 1000), round(cue.end.total_seconds() * 1000), cue.content.split("\n")]
+            [round(cue.start.total_seconds() * 1000), round(cue.end.total_seconds() * 1000), cue.content.rstrip("\n").split("\n")]
             for cue in srt.parse(text, ignore_errors=False)
         ]
     return [
-        [round(cue.start_in_seconds * 1000), round(cue.end_in_seconds * 1000), cue.lines]
+        [milliseconds(cue.start), milliseconds(cue.end), cue.lines]
         for cue in webvtt.from_buffer(io.StringIO(text))
     ]
 
