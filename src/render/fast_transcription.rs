@@ -270,7 +270,7 @@ mod tests {
             text: text.to_owned(),
             tokens: Vec::new(),
             temperature: 0.0,
-            avg_logprob: -0.066_616_4,
+            avg_logprob: -0.066_616_38,
             compression_ratio: 1.0,
             no_speech_prob: 0.0,
             words: words
@@ -307,7 +307,7 @@ mod tests {
         );
         assert_eq!(
             body(vec![said], &FastTranscription::default()),
-            r#"{"durationMilliseconds":182439,"combinedPhrases":[{"text":"Good afternoon."}],"phrases":[{"offsetMilliseconds":960,"durationMilliseconds":640,"text":"Good afternoon.","words":[{"text":"Good","offsetMilliseconds":960,"durationMilliseconds":240},{"text":"afternoon.","offsetMilliseconds":1200,"durationMilliseconds":400}],"locale":"en-US","confidence":0.93555401}]}"#
+            r#"{"durationMilliseconds":182439,"combinedPhrases":[{"text":"Good afternoon."}],"phrases":[{"offsetMilliseconds":960,"durationMilliseconds":640,"text":"Good afternoon.","words":[{"text":"Good","offsetMilliseconds":960,"durationMilliseconds":240},{"text":"afternoon.","offsetMilliseconds":1200,"durationMilliseconds":400}],"locale":"en-US","confidence":0.93555403}]}"#
         );
     }
 
