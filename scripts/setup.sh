@@ -135,7 +135,7 @@ setup_build() {
         "ビルドに必要なものがありません (${list:2})。次の行を実行してからやり直してください: $line"
 }
 
-# Everything `./build.sh test` needs beyond a build: independent decoders, Node, Python's pip and venv.
+# Everything `./build.sh test` needs beyond a build: independent decoders, Node, a browser, Python's pip and venv.
 setup_test() {
     local missing=()
     has ffmpeg || missing+=(ffmpeg)
@@ -143,6 +143,7 @@ setup_test() {
     has curl || missing+=(curl)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    has chromium || has chromium-browser || has google-chrome || missing+=(chromium)
     has_pip || missing+=(python3-pip)
     has_venv || missing+=(python3-venv)
     has shellcheck || missing+=(shellcheck)
@@ -152,8 +153,8 @@ setup_test() {
         return
     fi
     local line
-    line=$(install_line "${missing[*]}" "ffmpeg sox curl nodejs npm python3-pip ShellCheck" \
-        "ffmpeg sox curl nodejs npm python-pip shellcheck" "ffmpeg sox curl node shellcheck")
+    line=$(install_line "${missing[*]}" "ffmpeg sox curl nodejs npm chromium python3-pip ShellCheck" \
+        "ffmpeg sox curl nodejs npm chromium python-pip shellcheck" "ffmpeg sox curl node chromium shellcheck")
     die "the tests need ${missing[*]}; run this line and start again: $line" \
         "テストに必要なものがありません (${missing[*]})。次の行を実行してからやり直してください: $line"
 }

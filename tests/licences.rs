@@ -284,6 +284,52 @@ struct Group {
     holders: BTreeMap<String, BTreeSet<String>>,
 }
 
+/// A script of the page that others wrote. Its first line names it: `/* name version, licence, … */`.
+struct Script {
+    name: String,
+    version: String,
+    licence: String,
+    text: String,
+}
+
+fn scripts() -> Vec<Script> {
+    let folder = Path::new(ROOT).join("page/vendor");
+    let mut out: BTreeMap<String, Script> = BTreeMap::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "js") {
+            continue;
+        }
+        let code = fs::read_to_string(&path).unwrap();
+        let first = code.lines().next().unwrap().trim_start_matches("/* ");
+        let mut parts = first.split(", ");
+        let (name, version) = parts.next().unwrap().split_once(' ').unwrap();
+        let script = Script {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: parts.next().unwrap().to_owned(),
+            text: fs::read_to_string(folder.join(format!("{name}.LICENSE"))).unwrap(),
+        };
+        out.insert(script.name.clone(), script);
+    }
+    out.into_values().collect()
+}
+
+#[test]
+fn scripts_of_the_page_are_what_deny_toml_allows() {
+    let allowed = list(&rules()["licenses"]["allow"]);
+    let scripts = scripts();
+    assert_eq!(scripts.len(), 2);
+    for script in scripts {
+        assert!(
+            is_allowed(&script.licence, &allowed),
+            "`{}`: {}",
+            script.name,
+            script.licence
+        );
+    }
+}
+
 fn notices() -> String {
     let shipped = shipped();
     let mut out = String::from(
@@ -305,22 +351,18 @@ fn notices() -> String {
         } = package;
         writeln!(out, "{name} {version}: {licence} {repository}").unwrap();
         for text in texts(package) {
-            let group = groups.entry(key(&text)).or_default();
-            if group.text.is_empty() {
-                let body: Vec<&str> = text
-                    .lines()
-                    .filter(|line| !is_copyright(line))
-                    .map(str::trim_end)
-                    .collect();
-                body.join("\n").trim_matches('\n').clone_into(&mut group.text);
-            }
-            let holders = group.holders.entry(name.clone()).or_default();
-            holders.extend(
-                text.lines()
-                    .filter(|line| is_copyright(line))
-                    .map(|line| line.trim().to_owned()),
-            );
+            add(&mut groups, name, &text);
         }
+    }
+    for script in scripts() {
+        let Script {
+            name,
+            version,
+            licence,
+            text,
+        } = script;
+        writeln!(out, "{name} {version}: {licence} (a script of the page)").unwrap();
+        add(&mut groups, &name, &text);
     }
     out.push_str("\nTERMS\n");
     for group in groups.values() {
@@ -332,6 +374,25 @@ fn notices() -> String {
         writeln!(out, "\n{}", group.text).unwrap();
     }
     out
+}
+
+/// The copyright lines of a text stand by the name of its part, and the rest with the same text of others.
+fn add(groups: &mut BTreeMap<String, Group>, name: &str, text: &str) {
+    let group = groups.entry(key(text)).or_default();
+    if group.text.is_empty() {
+        let body: Vec<&str> = text
+            .lines()
+            .filter(|line| !is_copyright(line))
+            .map(str::trim_end)
+            .collect();
+        body.join("\n").trim_matches('\n').clone_into(&mut group.text);
+    }
+    let holders = group.holders.entry(name.to_owned()).or_default();
+    holders.extend(
+        text.lines()
+            .filter(|line| is_copyright(line))
+            .map(|line| line.trim().to_owned()),
+    );
 }
 
 #[test]

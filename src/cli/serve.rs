@@ -146,7 +146,7 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
     let sample = ["tests/fixtures/jfk.wav"]
         .into_iter()
         .find(|p| std::path::Path::new(p).exists());
-    vec![
+    let mut lines = vec![
         locale.pick("Try it:", "お試しください:").to_owned(),
         format!(
             // Quoted: zsh takes a bare `?` for a pattern and refuses the line.
@@ -154,7 +154,15 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
             address.port(),
             sample.unwrap_or("recording.wav")
         ),
-    ]
+    ];
+    if server.page {
+        let open = locale.pick(
+            "or open this page in a browser:",
+            "またはブラウザーでこのページを開いてください:",
+        );
+        lines.push(format!("  {open} http://{host}:{}/", address.port()));
+    }
+    lines
 }
 
 /// SIGHUP: a driver was repaired, and its GPU is to be tried now.

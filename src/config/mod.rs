@@ -71,6 +71,8 @@ pub struct ServerConfig {
     pub strict_deployments: bool,
     /// Serve `stream=true` as server-sent events even for the model name `whisper-1`.
     pub stream_whisper_1: bool,
+    /// Serve the page for people at `/`.
+    pub page: bool,
     /// Web origins that browsers may call from, beside the server's own page; `["*"]` allows all, empty none.
     pub cors_origins: Vec<String>,
 }
@@ -375,6 +377,7 @@ impl Default for ServerConfig {
             strict_api_version: false,
             strict_deployments: false,
             stream_whisper_1: true,
+            page: true,
             cors_origins: Vec::new(),
         }
     }

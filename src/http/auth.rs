@@ -6,9 +6,11 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::dialect::{Dialect, query_value, version_is_acceptable};
 use super::error::ApiError;
+use super::page;
 use crate::admission::Client;
 
-/// Paths answered without a key: what probes ask, and the description of the rest.
+/// Paths answered without a key: what probes ask, the page (which shows nothing without one), and the description of
+/// the rest.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/health/live", "/health/ready", "/openapi.json"];
 
 /// The keys that are accepted, kept as digests so that a comparison's time tells neither content nor length.
@@ -77,6 +79,10 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
+fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || path.starts_with(page::FOLDER)
+}
+
 /// Who asks, or why they may not. Reads no byte of the body. `also` knows keys that open only what is asked for.
 pub(super) fn check(
     keys: &Keys,
@@ -88,7 +94,7 @@ pub(super) fn check(
     headers: &HeaderMap,
 ) -> Result<Client, ApiError> {
     let mut client = Client::Anonymous;
-    if !keys.is_open() && method != Method::OPTIONS && !OPEN_PATHS.contains(&uri.path()) {
+    if !keys.is_open() && method != Method::OPTIONS && !is_open(uri.path()) {
         let shown = shown_keys(headers, uri);
         client = match shown.iter().find_map(|key| keys.place_of(key)) {
             Some(place) => Client::Key(place),

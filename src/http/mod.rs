@@ -16,6 +16,7 @@ mod fields;
 mod form;
 mod models;
 mod openapi;
+mod page;
 mod realtime;
 mod serve;
 mod stream;
@@ -106,6 +107,7 @@ pub fn router_with(state: AppState, more: Router) -> Router {
         .merge(models::routes())
         .merge(realtime::routes())
         .merge(openapi::routes())
+        .merge(page::routes(state.config.server.page))
         .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
         .with_state(state)
         .merge(more)

@@ -1,11 +1,13 @@
 //! `…/realtime`: who may open a session, and with what; the rest is [`crate::realtime`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Extension, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -43,6 +45,8 @@ const SECRET_SECONDS: u64 = 600;
 const SECRET_BOUNDS: std::ops::RangeInclusive<u64> = 10..=7200;
 /// Rate of `audio/pcm` where the client names none.
 const DEFAULT_RATE_HZ: u32 = 24_000;
+/// Ends of names that only a local network gives.
+const LOCAL_DOMAINS: [&str; 4] = [".localhost", ".local", ".home.arpa", ".internal"];
 /// Digits of a session's id after `sess_`.
 const ID_DIGITS: usize = 21;
 
@@ -108,7 +112,8 @@ async fn connect(
         code: Some("websocket_required"),
         message: format!("This address speaks WebSocket (RFC 6455): {rejection}."),
     })?;
-    if !origin_is_allowed(&app.config.server.cors_origins, headers.get(header::ORIGIN)) {
+    let from_page = app.config.server.page && is_own_page(&headers, !app.keys.is_open());
+    if !from_page && !origin_is_allowed(&app.config.server.cors_origins, headers.get(header::ORIGIN)) {
         return Err(ApiError::ForeignOrigin);
     }
     let model = ["model", "deployment"]
@@ -206,6 +211,35 @@ fn origin_is_allowed(allowed: &[String], origin: Option<&HeaderValue>) -> bool {
         .any(|known| known == "*" || known.as_bytes() == origin.as_bytes())
 }
 
+/// Whether the server's own page asks: its origin is the host that the request names.
+///
+/// Without keys that is believed only of names that no stranger can point at this machine (DNS rebinding): addresses,
+/// `localhost`, names without a dot, and those kept for local networks (RFC 6762, RFC 8375, ICANN's `internal`).
+fn is_own_page(headers: &HeaderMap, has_keys: bool) -> bool {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else {
+        return false;
+    };
+    let same = origin
+        .split_once("://")
+        .is_some_and(|(scheme, from)| matches!(scheme, "http" | "https") && from.eq_ignore_ascii_case(host));
+    let Some(name) = host
+        .parse::<Authority>()
+        .ok()
+        .map(|host| host.host().to_ascii_lowercase())
+    else {
+        return false;
+    };
+    let is_local = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || !name.contains('.')
+        || LOCAL_DOMAINS.iter().any(|domain| name.ends_with(domain));
+    same && (has_keys || is_local)
+}
+
 /// `POST …/realtime/client_secrets`
 async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let realtime = available(&app)?;
@@ -247,4 +281,41 @@ async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Respon
     let (value, expires_at) = realtime.secrets.issue(settings, Duration::from_secs(seconds));
     let answer = json!({ "value": value, "expires_at": expires_at, "session": shown });
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(origin: &str, host: &str, has_keys: bool) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
+        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+        is_own_page(&headers, has_keys)
+    }
+
+    #[test]
+    fn the_own_page_and_no_other() {
+        for host in [
+            "localhost:8080",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "studio:8080",
+            "studio.local",
+            "192.168.1.7:80",
+        ] {
+            assert!(own(&format!("http://{host}"), host, false), "{host}");
+        }
+        assert!(own("https://whisper.example.com", "whisper.example.com", true));
+        // A stranger's name that was pointed at this machine.
+        assert!(!own(
+            "http://evil.example.com:8080",
+            "evil.example.com:8080",
+            false
+        ));
+        assert!(!own("http://evil.example.com", "localhost:8080", true));
+        assert!(!own("http://localhost:3000", "localhost:8080", false));
+        assert!(!own("null", "localhost:8080", false));
+        assert!(!own("file://localhost:8080", "localhost:8080", false));
+    }
 }

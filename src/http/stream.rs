@@ -123,6 +123,7 @@ impl Live {
                 self.send(&StreamEvent::Delta {
                     delta,
                     logprobs: None,
+                    segment: None,
                 });
             }
             return;
@@ -136,8 +137,15 @@ impl Live {
         self.segments += 1;
         let delta = self.text.add(segment);
         let logprobs = self.terms.shown.logprobs.then(|| render::logprobs([segment]));
-        if !delta.is_empty() || logprobs.as_ref().is_some_and(|list| !list.is_empty()) {
-            self.send(&StreamEvent::Delta { delta, logprobs });
+        let verbose =
+            self.terms.shown.format == ResponseFormat::VerboseJson && !segment.text.trim().is_empty();
+        let shown = verbose.then(|| Box::new(render::stream_segment(segment, &self.terms.shown)));
+        if !delta.is_empty() || shown.is_some() || logprobs.as_ref().is_some_and(|list| !list.is_empty()) {
+            self.send(&StreamEvent::Delta {
+                delta,
+                logprobs,
+                segment: shown,
+            });
         }
     }
 
@@ -149,6 +157,7 @@ impl Live {
             self.send(&StreamEvent::Delta {
                 delta: rest,
                 logprobs: None,
+                segment: None,
             });
         }
         let shown = &self.terms.shown;

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{Family, Presentation};
 use crate::languages;
-use crate::transcript::{Segment, Task, TokenLogprob, Transcript};
+use crate::transcript::{Segment, Task, TokenLogprob, Transcript, Word, locate};
 
 /// What the request is billed by elsewhere; here it tells how much was heard.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -152,6 +152,31 @@ pub struct VerboseWord {
     pub end: f64,
 }
 
+/// A segment in a stream of `verbose_json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StreamSegment {
+    /// As in the whole body.
+    #[serde(flatten)]
+    segment: VerboseSegment,
+    /// Its words, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    words: Option<Vec<StreamWord>>,
+}
+
+/// A word in a stream of `verbose_json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StreamWord {
+    /// As in the whole body.
+    #[serde(flatten)]
+    word: VerboseWord,
+    /// Probability of the least likely token that the word has letters of, from 0 to 1; absent where replacements
+    /// changed the word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    probability: Option<f64>,
+}
+
 /// One `data:` frame of a stream.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "type")]
@@ -164,6 +189,9 @@ pub enum StreamEvent {
         /// When `include[]=logprobs` asks for them.
         #[serde(skip_serializing_if = "Option::is_none")]
         logprobs: Option<Vec<Logprob>>,
+        /// With `response_format=verbose_json`: the segment that the text is of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        segment: Option<Box<StreamSegment>>,
     },
     /// The end.
     #[serde(rename = "transcript.text.done")]
@@ -300,16 +328,56 @@ pub(crate) fn verbose(transcript: &Transcript, shown: &Presentation) -> VerboseT
         }),
         words: shown.words.then(|| {
             let words = transcript.segments.iter().flat_map(|segment| &segment.words);
-            words
-                .map(|word| VerboseWord {
-                    word: word.text.clone(),
-                    start: number(word.start),
-                    end: number(word.end),
-                })
-                .collect()
+            words.map(word).collect()
         }),
         usage: usage(transcript, shown),
     }
+}
+
+fn word(word: &Word) -> VerboseWord {
+    VerboseWord {
+        word: word.text.clone(),
+        start: number(word.start),
+        end: number(word.end),
+    }
+}
+
+/// A segment on its way, before the whole is known.
+pub(crate) fn stream_segment(segment: &Segment, shown: &Presentation) -> StreamSegment {
+    StreamSegment {
+        segment: self::segment(segment, true),
+        words: shown.words.then(|| {
+            let probabilities = probabilities(segment);
+            let words = segment.words.iter().zip(probabilities);
+            words
+                .map(|(word, probability)| StreamWord {
+                    word: self::word(word),
+                    probability,
+                })
+                .collect()
+        }),
+    }
+}
+
+/// For each word of a segment the probability of its least likely token.
+fn probabilities(segment: &Segment) -> Vec<Option<f64>> {
+    let mut bytes = Vec::new();
+    let mut ends = Vec::with_capacity(segment.logprobs.len());
+    for token in &segment.logprobs {
+        bytes.extend_from_slice(&token.bytes);
+        ends.push(bytes.len());
+    }
+    let Ok(text) = String::from_utf8(bytes) else {
+        return vec![None; segment.words.len()];
+    };
+    let least = |range: std::ops::Range<usize>| {
+        let first = ends.partition_point(|end| *end <= range.start);
+        let last = ends.partition_point(|end| *end < range.end);
+        let tokens = segment.logprobs.get(first..=last)?;
+        let least = tokens.iter().map(|token| token.logprob).fold(0.0_f32, f32::min);
+        (!range.is_empty()).then(|| number(least.exp()))
+    };
+    locate(&text, &segment.words).into_iter().map(least).collect()
 }
 
 fn segment(segment: &Segment, with_language: bool) -> VerboseSegment {

@@ -11,7 +11,7 @@ pub use cues::{SubtitleRules, SubtitleStyle};
 pub(crate) use fast_transcription::FastTranscriptionResult;
 pub use fast_transcription::{FastTranscription, locale_language};
 pub(crate) use json::{StreamEvent, Transcription, VerboseTranscription};
-pub(crate) use json::{heard, logprobs, transcription, usage, verbose};
+pub(crate) use json::{heard, logprobs, stream_segment, transcription, usage, verbose};
 pub use presentation::{Family, Presentation, ResponseFormat};
 pub(crate) use subtitles::{srt_cue, srt_end, srt_laid_out, vtt_cue, vtt_laid_out, vtt_start};
 

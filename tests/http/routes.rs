@@ -74,7 +74,6 @@ async fn unknown_paths_and_methods_are_json_in_their_dialect() {
         ("GET", "/openai/nothing", 404, json!("404")),
         ("POST", "/openai/v1/nothing", 404, json!("404")),
         ("GET", "/v1/nothing", 404, json!(null)),
-        ("GET", "/", 404, json!(null)),
         ("GET", C, 405, json!("method_not_allowed")),
         ("DELETE", A, 405, json!("405")),
         ("POST", "/v1/models", 405, json!("method_not_allowed")),
@@ -421,4 +420,27 @@ async fn browsers_may_call_from_the_origins_that_are_named() {
         one.send(preflight()).await.header("access-control-allow-origin"),
         ""
     );
+}
+
+#[tokio::test]
+async fn the_page_needs_no_key_and_takes_nothing_from_elsewhere() {
+    let server = locked();
+    let reply = server.get("/").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("content-type"), "text/html; charset=utf-8");
+    let policy = reply.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert_eq!(reply.header("x-content-type-options"), "nosniff");
+    let document = &reply.body;
+    assert!(!document.contains("://"), "{document}");
+    assert_eq!(server.get("/page/style.css").await.status, 200);
+    assert_eq!(server.get("/page/nothing.js").await.status, 404);
+    // What the page shows is behind the key.
+    assert_eq!(server.get("/v1/models").await.status, 401);
+    let none = self::server(Scripted::default(), |config| config.server.page = false);
+    assert_eq!(none.get("/").await.status, 404);
+    assert_eq!(none.get("/page/style.css").await.status, 404);
 }
