@@ -99,8 +99,7 @@ fn takes_gzip(request: &HeaderMap) -> bool {
 fn respond(request: &HeaderMap, tag: &str, kind: &'static str, body: Vec<u8>) -> Response {
     let known = request.get_all(header::IF_NONE_MATCH).iter().any(|value| {
         let tags = value.to_str().unwrap_or_default().split(',');
-        tags.map(|known| known.trim().trim_start_matches("W/"))
-            .any(|known| known == tag)
+        tags.map(str::trim).any(|known| known == tag)
     });
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()

@@ -115,8 +115,8 @@ async fn streams_in_every_format_carry_that_format() {
     // Each delta carries its segment, so that whoever reads along has times before the end.
     assert_eq!(events[0]["segment"]["words"][0]["word"], "Hello");
     assert_eq!(
-        events[0]["segment"]["start"],
-        events[events.len() - 2]["verbose"]["segments"][0]["start"]
+        events[0]["segment"]["words"][0]["start"],
+        events[events.len() - 2]["verbose"]["words"][0]["start"]
     );
     let fields = [MODEL, ("stream", "true"), ("include[]", "logprobs")];
     let events = frames(&plain().post(C, &fields).await.body);
