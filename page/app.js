@@ -15,7 +15,7 @@ function where() {
 }
 addEventListener('hashchange', () => route.set(where()));
 
-/** Views that are not needed at first are fetched when they are. */
+/** Fetched after the first view, all of them: what was written can be read when the server is gone. */
 const LATER = {
 	read: () => import('./read.js').then((file) => file.Read),
 	live: () => import('./live.js').then((file) => file.Live),
@@ -23,6 +23,7 @@ const LATER = {
 	status: () => import('./status.js').then((file) => file.Status),
 };
 const loaded = { '': Transcribe };
+addEventListener('load', () => setTimeout(() => Object.values(LATER).forEach((fetched) => fetched()), 300));
 
 function theme(change) {
 	const order = ['auto', 'light', 'dark'];

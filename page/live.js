@@ -126,7 +126,7 @@ export function Live() {
 			<a class="button primary" href=${`#/read/${kept.entry.id}`}>${t('read')}</a><button onClick=${exact}>${t('liveExact')}</button></p>`}`;
 }
 
-/** Browsers give the microphone to `localhost` and to HTTPS only: what to type, instead of a button that does nothing. */
+/** What to type, instead of a button that does nothing. */
 function Insecure() {
 	const port = location.port || '80';
 	const host = location.hostname;

@@ -1,5 +1,4 @@
-// The transcript on the screen. Plain DOM: one text node a segment, marks by the CSS Custom Highlight API, and
-// `content-visibility` in the style sheet, so that hours scroll as lightly as minutes.
+// The transcript on the screen. Plain DOM, one text node a segment, so that hours scroll as lightly as minutes.
 import { edit, heardAt, join, split } from './transcript.js';
 import { clock } from './ui.js';
 import { t } from './text.js';

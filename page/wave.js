@@ -38,7 +38,7 @@ function scale(loud) {
 	return Uint8Array.from(loud, (value) => Math.round(255 * Math.sqrt(value / most)));
 }
 
-/** 16-bit PCM. Of long recordings a few thousand samples of every bin, read where they lie, so that two hours take no more than two minutes. */
+/** 16-bit PCM. Of long recordings some samples of every bin, read where they lie. */
 async function fromWav(blob) {
 	const head = new DataView(await blob.slice(0, 4096).arrayBuffer());
 	const tag = (at) => head.getUint32(at);

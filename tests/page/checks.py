@@ -17,6 +17,8 @@ VIEWS = ("", "live", "history", "status")
 # Told of everything that the browser's policy refused, before the page's own scripts run.
 WATCH = "window.refused = []; addEventListener('securitypolicyviolation', (e) => window.refused.push(`${e.violatedDirective} ${e.blockedURI}`));"
 SLOW = 120_000
+# A shared machine may be busy.
+expect.set_options(timeout=30_000)
 SAMPLE_SECONDS = 7200
 
 
@@ -78,7 +80,7 @@ class Bench:
         """A tab of a fresh browser profile, watched."""
         address = address or self.server.address
         context = self.browser.new_context(**{"locale": "en-US", "viewport": {"width": 1100, "height": 760}, **settings})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(30_000)
         context.add_init_script(WATCH)
         host = address.split("/")[2]
 
