@@ -49,6 +49,13 @@ def form(file: bytes, fields: dict) -> bytes:
     return out + file + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
+def watched(work):
+    """A task whose error is looked at, also when nobody waits for it any more."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())
+    return task
+
+
 class Crowd:
     def __init__(self, arguments):
         self.arguments = arguments
@@ -91,7 +98,7 @@ class Crowd:
         reader, writer = await self.connect()
         try:
             writer.write(self.head(len(body)) + body)
-            drain = asyncio.ensure_future(writer.drain())
+            drain = watched(writer.drain())
             status, text = await self.answer(reader, limit)
             drain.cancel()
         finally:
@@ -148,7 +155,7 @@ class Crowd:
                 writer.write(self.head(size))
                 writer.write(form(b"", self.fields())[:-30])
                 chunk, sent = bytes(1 << 20), 0
-                answered = asyncio.ensure_future(self.answer(reader, 600))
+                answered = watched(self.answer(reader, 600))
                 while sent < size - (2 << 20) and not answered.done():
                     writer.write(chunk)
                     sent += len(chunk)

@@ -171,7 +171,22 @@ fn prompts_languages_beams_and_temperatures_do_what_they_say() {
         beam_size: 5,
         ..plain.clone()
     };
-    assert_eq!(words(&run(engine.as_ref(), &jfk(), &beam, 2)), JFK);
+    let by_beam = run(engine.as_ref(), &jfk(), &beam, 2);
+    assert_eq!(words(&by_beam), JFK);
+    // Left to the engine: several texts side by side, and one for a first look.
+    let mut unsaid = DecodeOptions {
+        beam_size: 0,
+        ..plain.clone()
+    };
+    assert_eq!(
+        run(engine.as_ref(), &jfk(), &unsaid, 2).segments,
+        by_beam.segments
+    );
+    unsaid.draft = true;
+    assert_eq!(
+        run(engine.as_ref(), &jfk(), &unsaid, 2).segments,
+        run(engine.as_ref(), &jfk(), &plain, 2).segments
+    );
     let warm = DecodeOptions {
         temperature: 0.4,
         ..plain.clone()

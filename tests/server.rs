@@ -751,7 +751,7 @@ fn check_config_shows_every_value_and_hides_keys() {
     );
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("port = 9999  # config.toml") && said.contains("beam_size = 1"),
+        said.contains("port = 9999  # config.toml") && said.contains("beam_size = \"auto\""),
         "{said}"
     );
     assert!(!said.contains("topsecret"), "{said}");

@@ -334,10 +334,10 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         "a path or a catalogue name",
     )?;
     check(
-        (1..=8).contains(&whisper.beam_size),
+        (1..=8).contains(&whisper.beam_size.or(1)),
         "whisper.beam_size",
-        whisper.beam_size.to_string(),
-        "1 to 8 are accepted",
+        whisper.beam_size.or(1).to_string(),
+        "`auto` and 1 to 8 are accepted",
     )?;
     let p = &config.performance;
     check(
@@ -472,6 +472,7 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Count;
 
     fn load_text(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Result<Loaded, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
@@ -593,6 +594,14 @@ mod tests {
             error.contains("beam_size") && error.contains("1 to 8") && error.contains("BEAM_SIZE"),
             "{error}"
         );
+        for (text, expected) in [("auto", Count::Auto), ("3", Count::Fixed(3))] {
+            let loaded = load_text(
+                "",
+                &[("WHISPER_BACKEND__WHISPER__BEAM_SIZE", text)],
+                &Overrides::default(),
+            );
+            assert_eq!(loaded.unwrap().config.whisper.beam_size, expected);
+        }
     }
 
     #[test]

@@ -124,8 +124,9 @@ pub struct WhisperConfig {
     pub precision: PrecisionSetting,
     /// Attention kernels that need less memory: `auto` uses them on the GPU only.
     pub flash_attention: Switch,
-    /// Decoders searched in parallel; 1 is greedy. From 1 to 8.
-    pub beam_size: u32,
+    /// Texts followed side by side while decoding, 1 to 8; 1 takes the likeliest word at each step. `auto` takes what the
+    /// engine is fastest with for its words: several on the own engine, 1 with whisper.cpp.
+    pub beam_size: Count,
     /// Run the encoder over the window's length instead of 30 s: `auto` on the CPU only, `on`, `off`.
     pub short_context: Switch,
     /// Unload a model's engine after so many idle seconds; 0 keeps it.
@@ -396,7 +397,7 @@ impl Default for WhisperConfig {
             engine: EngineSetting::Auto,
             precision: PrecisionSetting::Auto,
             flash_attention: Switch::Auto,
-            beam_size: 1,
+            beam_size: Count::Auto,
             short_context: Switch::Auto,
             idle_unload_seconds: 0,
             max_loaded_mb: Count::Auto,

@@ -158,7 +158,7 @@ pub struct DecodeOptions {
     pub prompt: Option<String>,
     /// First temperature, 0 to 1.
     pub temperature: f32,
-    /// Decoders searched in parallel at temperature 0; 1 is greedy.
+    /// Texts followed side by side at temperature 0; 1 is greedy, 0 leaves it to the engine.
     pub beam_size: u32,
     /// Fill `WindowToken::onset`.
     pub word_times: bool,

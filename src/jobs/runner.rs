@@ -671,7 +671,11 @@ impl<'j> Request<'j> {
             ),
             vocabulary: self.vocabulary.clone(),
             temperature: self.options.temperature,
-            beam_size: self.options.beam_size.unwrap_or(whisper.beam_size).clamp(1, 8),
+            beam_size: self
+                .options
+                .beam_size
+                .unwrap_or(whisper.beam_size.or(0) as u32)
+                .min(8),
             word_times: self.options.word_times,
             // The encoder is cheap on a GPU and the full context is what models were trained on.
             short_context: match whisper.short_context {

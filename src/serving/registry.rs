@@ -273,7 +273,7 @@ impl Registry {
                 gpu_device: None,
                 slots: gpu_slots,
                 flash_attention: flash != Switch::Off,
-                max_decoders: MAX_DECODERS.max(self.config.whisper.beam_size),
+                max_decoders: MAX_DECODERS.max(self.config.whisper.beam_size.or(1) as u32),
                 threads: self.cores as u32,
                 engine: self.config.whisper.engine,
                 precision: self.config.whisper.precision,

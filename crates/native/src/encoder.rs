@@ -122,6 +122,15 @@ impl Drop for Encoded {
     }
 }
 
+/// What a call asks for. See [`crate::Weights::encode`].
+pub(crate) struct Call<'a> {
+    pub(crate) mel: &'a [f32],
+    pub(crate) positions: usize,
+    pub(crate) cancelled: &'a dyn Fn() -> bool,
+    /// Takes the encoder's own output too.
+    pub(crate) output: Option<&'a mut Vec<f32>>,
+}
+
 /// What all chunks of one call share.
 struct Job<'a> {
     context: Context<'a>,
@@ -139,6 +148,8 @@ struct Job<'a> {
     positions: usize,
     padded: usize,
     chunk: usize,
+    /// Where the encoder's own output goes too, for comparisons.
+    output: Option<Shared<f32>>,
 }
 
 /// One thread's intermediates.
@@ -159,10 +170,14 @@ pub(crate) fn encode(
     plan: &Plan,
     pool: &Arc<Pool>,
     team: &mut Team,
-    mel: &[f32],
-    positions: usize,
-    cancelled: &dyn Fn() -> bool,
+    call: Call<'_>,
 ) -> Result<Encoded, EncodeError> {
+    let Call {
+        mel,
+        positions,
+        cancelled,
+        mut output,
+    } = call;
     let shape = context.shape;
     if positions == 0 || positions > shape.n_audio_ctx {
         return Err(EncodeError::Positions {
@@ -194,6 +209,10 @@ pub(crate) fn encode(
     carve(&mut measure);
     scratch.common.reserve(measure.used());
     let (x, queries, keys, values) = carve(&mut Carver::over(scratch.common.shared()));
+    let output = output.as_mut().map(|output| {
+        output.resize(positions * width, 0.0);
+        Shared(output.as_mut_ptr())
+    });
     let job = Job {
         context,
         plan,
@@ -207,6 +226,7 @@ pub(crate) fn encode(
         positions,
         padded,
         chunk,
+        output,
     };
     let mut measure = Carver::measure();
     job.own(&mut measure);
@@ -429,6 +449,9 @@ impl Job<'_> {
                 count,
                 width,
             );
+            if let Some(output) = self.output {
+                std::ptr::copy_nonoverlapping(own.narrow.0, output.at(first * width), count * width);
+            }
             let rows = context.quantise(context.precision, own.narrow.0, width, count, width, own.rows.0);
             for (index, layer) in self.plan.decoder.iter().enumerate() {
                 context.whole(rows, &layer.cross_kv, own.wide.0, 2 * text, Epilogue::Store);

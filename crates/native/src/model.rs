@@ -163,10 +163,41 @@ impl Weights {
             &self.plan,
             &self.pool,
             team,
-            mel,
-            positions,
-            cancelled,
+            encoder::Call {
+                mel,
+                positions,
+                cancelled,
+                output: None,
+            },
         )
+    }
+
+    /// The encoder's own output for the same arguments, `positions` rows of the model's width: what
+    /// [`Weights::encode`] makes the decoder's keys and values from. For comparisons with other programs.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError`].
+    pub fn encoder_output(
+        &self,
+        team: &mut Team,
+        mel: &[f32],
+        positions: usize,
+    ) -> Result<Vec<f32>, EncodeError> {
+        let mut output = Vec::new();
+        encoder::encode(
+            self.context(),
+            &self.plan,
+            &self.pool,
+            team,
+            encoder::Call {
+                mel,
+                positions,
+                cancelled: &|| false,
+                output: Some(&mut output),
+            },
+        )?;
+        Ok(output)
     }
 
     /// Appends each row's tokens to its sequence and writes the logits that were asked for, in the order of the rows and

@@ -285,6 +285,16 @@ fn every_format_and_set_gives_the_logits_of_the_definition() {
             ] {
                 let weights = weights(isa, precision);
                 let mut team = Team::new(2);
+                let output = weights
+                    .encoder_output(&mut team, &mel, positions)
+                    .expect("encodes");
+                let error_audio = error(&output, &audio.concat());
+                assert!(
+                    error_audio < most,
+                    "{} {} {positions} audio: {error_audio}",
+                    isa.name(),
+                    precision.name()
+                );
                 let encoded = encode(&weights, &mut team, &mel, positions);
                 let mut sequence = Sequence::new(&weights);
                 let mut logits = vec![0.0; TOKENS.len() * SHAPE.n_vocab];

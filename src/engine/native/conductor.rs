@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use whisper_native::{EncodeError, Row, Team};
 
 use super::window::{Exchange, Request, State};
-use super::{MARGINS, Model};
+use super::{BEAM, MARGINS, Model};
 use crate::engine::decode::StepError;
 use crate::engine::message::DecodeOptions;
 use crate::engine::preemption::Control;
@@ -94,11 +94,16 @@ impl Conductor {
         let began = Instant::now();
         let Job {
             samples,
-            options,
+            mut options,
             control,
             answer,
         } = job;
         let urgent = options.urgent;
+        if options.beam_size == 0 {
+            // A draft is for the eye, and the next one follows at once; a vocabulary is preferred in greedy decoding alone.
+            let greedy = options.draft || options.vocabulary.is_some();
+            options.beam_size = if greedy { 1 } else { BEAM };
+        }
         let state = State::new();
         let mut exchange = Exchange {
             state: state.clone(),

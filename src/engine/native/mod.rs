@@ -27,6 +27,8 @@ use pool::Pool;
 /// Positions that the encoder looks past the end of the sound: the first look, then that of a doubtful result; the whole
 /// context comes last (docs/performance.md has the words each of them costs).
 const MARGINS: [usize; 2] = [256, 640];
+/// Texts followed side by side where nobody says how many (docs/performance.md has words and time of each number).
+const BEAM: u32 = 5;
 /// Most windows that one core decodes together: beyond it reading the weights is no longer what a step spends its time on.
 const MOST_WINDOWS_PER_CORE: usize = 4;
 /// What the keys and values of the windows of one core may take, in bytes.
