@@ -16,7 +16,8 @@ export function answerKey(value) {
 	for (const done of all) done(!!value);
 }
 
-function askKey() {
+/** True when one was given. */
+export function askKey() {
 	return new Promise((done) => {
 		waiting.push(done);
 		if (!keyWanted.get()) keyWanted.set({ wrong: !!key() });
@@ -125,8 +126,4 @@ export function transcribe(file, options, on, signal) {
 		signal.addEventListener('abort', () => request.abort());
 		request.send(form);
 	});
-}
-
-export async function ensureKey() {
-	return askKey();
 }

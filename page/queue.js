@@ -1,5 +1,5 @@
 // Recordings on their way to a transcript: two at a time, the others in the order in which they came.
-import { ApiError, transcribe } from './api.js';
+import { ApiError, askKey, transcribe } from './api.js';
 import { store, say } from './ui.js';
 import * as transcript from './transcript.js';
 import * as history from './store.js';
@@ -81,7 +81,7 @@ async function work(job) {
 			},
 		}, job.abort.signal);
 		await keep(job, body, (performance.now() - began) / 1000);
-		change(job, { state: 'done', done: job.duration });
+		change(job, { state: 'done', done: job.duration, segments: [] });
 	} catch (error) {
 		if (job.abort.signal.aborted) return;
 		if (error instanceof ApiError && error.status === 429) {
@@ -92,9 +92,8 @@ async function work(job) {
 				next();
 			}, wait * 1000);
 		} else if (error instanceof ApiError && error.status === 401) {
-			const { ensureKey } = await import('./api.js');
 			change(job, { state: 'waiting', pause: 1 });
-			const given = await ensureKey();
+			const given = await askKey();
 			change(job, given ? { pause: 0 } : { state: 'failed', pause: 0, error: t('keyNeeded') });
 		} else {
 			const lost = error instanceof ApiError && error.message === 'lost';

@@ -247,7 +247,7 @@ function Player({ blob, duration, segments, onHeard, handle, children }) {
 	}, [playing]);
 	return html`<div class="player">
 		<div class="transport">
-			<button class="play" disabled=${broken} aria-label=${t(playing ? 'pause' : 'play')} onClick=${toggle}><${Icon} name=${playing ? 'pause' : 'play'} /></button>
+			<button class="primary play" disabled=${broken} aria-label=${t(playing ? 'pause' : 'play')} onClick=${toggle}><${Icon} name=${playing ? 'pause' : 'play'} /></button>
 			<div class="wave"><canvas ref=${canvas} aria-hidden="true"></canvas>
 				<input ref=${slider} type="range" min="0" max=${duration || 1} step="any" disabled=${broken} aria-label=${t('position')}
 					aria-valuetext=${t('positionOf', { time: clock(shown), of: clock(duration) })} onInput=${(event) => seek(Number(event.target.value))} /></div>
@@ -295,7 +295,7 @@ function Search({ reader, close }) {
 		if (event.key === 'Enter') show(now + (event.shiftKey ? -1 : 1));
 	};
 	return html`<div class="search" role="search">
-		<input ref=${field} type="search" value=${needle} placeholder=${t('findWhat')} aria-label=${t('findWhat')} onKeyDown=${keys}
+		<input ref=${field} type="search" value=${needle} placeholder=${t('find')} aria-label=${t('find')} onKeyDown=${keys}
 			onInput=${(event) => {
 				setNeedle(event.target.value);
 				show(0, find(reader.current.segments, event.target.value), event.target.value.length);
@@ -324,14 +324,7 @@ function Download({ entry, reader, speakerOf }) {
 	const take = (format) => {
 		const { segments } = reader.current;
 		const name = (segment) => (speakers ? speakerOf(segment) : '');
-		const made = () => files.cues(segments, files.rules(style, custom, wide), name);
-		const text = {
-			txt: () => files.txt(segments, name),
-			srt: () => files.srt(made()),
-			vtt: () => files.vtt(made()),
-			json: () => files.json(entry, segments, speakerOf),
-		}[format]();
-		save(new Blob([text], { type: format === 'json' ? 'application/json' : 'text/plain;charset=utf-8' }), `${entry.name.replace(/\.[a-z0-9]{1,5}$/i, '')}.${format}`);
+		save(...files.file(format, entry, segments, name, files.rules(style, custom, wide)));
 	};
 	const field = (name, label) => html`<label>${t(label)}<input type="number" min="1" max="1000" value=${custom[name] ?? ''}
 		placeholder=${shown && shown[name] < 1000 ? shown[name] : ''} onInput=${(event) => setCustom({ ...custom, [name]: Number(event.target.value) })} /></label>`;
@@ -356,7 +349,7 @@ function Download({ entry, reader, speakerOf }) {
 function Keys({ close }) {
 	const box = useRef();
 	useEffect(() => box.current.showModal(), []);
-	const rows = [['Space', 'keyPlay'], ['Alt P', 'keyPlayAlways'], ['← →', 'keySkip'], ['Shift ← →', 'keyWord'], ['E', 'keyEdit'], ['Esc', 'keyLeave'],
+	const rows = [['Space', 'keyPlay'], ['Alt P', 'keyPlayAlways'], ['← →', 'keySkip'], ['Shift ← →', 'keyWord'], ['E', 'edit'], ['Esc', 'keyLeave'],
 		['Enter', 'keySplit'], ['Backspace', 'keyJoin'], ['/', 'keyFind'], ['J', 'keyJump']];
 	return html`<dialog ref=${box} class="dialog" aria-labelledby="keys-title" onClose=${close}>
 		<h2 id="keys-title">${t('keys')}</h2>

@@ -100,7 +100,7 @@ export function Status() {
 		<h2>${t('facts')}</h2>
 		<dl class="facts">${facts.map(([name, value]) => value && html`<div><dt>${t(name)}</dt><dd>${value}</dd></div>`)}</dl>
 		<h2>${t('recent')}</h2>
-		${!recent.length && !failed.length && html`<p class="soft">${t('recentNone')}</p>`}
+		${!recent.length && !failed.length && html`<p class="soft">${t('historyEmpty')}</p>`}
 		<ul class="recent">
 			${failed.map((job) => html`<li key=${job.id}><span>${job.name}</span><span class="bad">${job.error}</span></li>`)}
 			${recent.map((entry) => html`<li key=${entry.id}><a href=${`#/read/${entry.id}`}>${entry.name}</a>

@@ -138,6 +138,14 @@ export function txt(segments, speakerOf) {
 	return `${parts.map(({ speaker, list }) => (speaker ? `${speaker}: ` : '') + plain(list)).join('\n\n')}\n`;
 }
 
+/** A file to take along. */
+export function file(format, entry, segments, nameOf, rule) {
+	const made = () => cues(segments, rule, nameOf);
+	const text = { txt: () => txt(segments, nameOf), srt: () => srt(made()), vtt: () => vtt(made()), json: () => json(entry, segments, nameOf) }[format]();
+	const type = format === 'json' ? 'application/json' : 'text/plain;charset=utf-8';
+	return [new Blob([text], { type }), `${entry.name.replace(/\.[a-z0-9]{1,5}$/i, '')}.${format}`];
+}
+
 export function json(entry, segments, speakerOf) {
 	const round = (value) => Math.round(value * 1000) / 1000;
 	const body = {

@@ -1,9 +1,12 @@
 // The first view: recordings in, progress, and what the server runs on.
 import { useEffect, useRef, useState } from './vendor/hooks.js';
 import { get } from './api.js';
-import { html, Icon, useStore, store, clock, about, bytes, number, canRecord, say } from './ui.js';
+import { html, Icon, useStore, store, clock, about, bytes, number, canRecord, save, say } from './ui.js';
 import { jobs, enqueue, cancel, dismiss, retry } from './queue.js';
+import { load } from './store.js';
 import { languages, t, language as shown } from './text.js';
+
+const FORMATS = ['txt', 'srt', 'vtt'];
 
 /** What is chosen stays for the next visit. */
 const chosen = store({ model: '', language: '', channels: false, translate: false, keywords: '', ...stored() });
@@ -177,6 +180,12 @@ function Record() {
 	return html`<button onClick=${start}><${Icon} name="mic" />${t('record')}</button>`;
 }
 
+/** The file as it is; its settings are where it is read. */
+async function take(job, format) {
+	const [{ file }, { entry, segments }] = await Promise.all([import('./subtitles.js'), load(job.id)]);
+	save(...file(format, entry, segments, (segment) => (segment.channel == null ? '' : t('speaker', { n: segment.channel + 1 }))));
+}
+
 function Job({ job }) {
 	const { state } = job;
 	const going = ['waiting', 'sending', 'heard', 'working'].includes(state);
@@ -194,6 +203,7 @@ function Job({ job }) {
 	return html`<li class="job ${state}">
 		<div class="job-line">
 			<span class="job-name">${state === 'done' ? html`<a href=${`#/read/${job.id}`}>${job.name}</a>` : job.name}</span>
+			${state === 'done' && FORMATS.map((format) => html`<button class="quiet" aria-label=${`${format} ${job.name}`} onClick=${() => take(job, format)}>${format}</button>`)}
 			${state === 'done' && html`<a class="button primary" href=${`#/read/${job.id}`}>${t('read')}</a>`}
 			${state === 'failed' && job.kept && html`<a class="button" href=${`#/read/${job.id}`}>${t('readKept')}</a>`}
 			${state === 'failed' && html`<button onClick=${() => retry(job)}>${t('again')}</button>`}
