@@ -50,6 +50,7 @@ run_tests() {
     step "scripts" tests/gpu_scripts.sh
     step "tests" cargo test --workspace --locked --no-fail-fast
     step "clients" python3 tests/clients/run.py --binary "$binary"
+    step "live clients" python3 tests/clients/realtime.py --binary "$binary"
     step "page" python3 tests/page/run.py --binary "$binary"
     run_gpu_tests
 }

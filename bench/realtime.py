@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Delay of live transcription: end of word → delta, end of turn → completed, and the words' error rate.
+"""Delay of live transcription: end of word → word on the screen, end of turn → completed, and the words' error rate.
 
-    realtime.py --endpoint http://127.0.0.1:8080 --audio long.wav --text long.txt [--sessions 1,2,4] [--delay low]
-                [--repeat N] [--beside FILE] [--turns] [--json OUT]
+    realtime.py --endpoint http://127.0.0.1:8080 --audio speech.wav --text speech.txt [--sessions 1,2,4] [--delay low]
+                [--repeat N] [--beside FILE] [--turns] [--words WORDS.json] [--system whisper-live=ws://127.0.0.1:9090]
 
 Feeds a mono 16 kHz 16-bit WAV in real time to as many sessions at once as `--sessions` says, one number after the other.
-Where a word ends comes from the same server's HTTP route (verbose_json, word times) over the same file, asked once
-before. `--repeat` plays the recording so many times without a pause between; `--beside` keeps one long file running through the
-HTTP route meanwhile. Needs websockets, jiwer, whisper-normalizer. Meant for a machine that does nothing else.
+Where a word ends comes from the same server's HTTP route (verbose_json, word times) over the same file; `--words` keeps
+that answer, so that other servers are held against the same times. A word *stays* when it comes in a delta (a line or
+a completed segment of a peer), and is *shown* when it first appears at all. `--repeat` plays the recording so many times
+without a pause between; `--beside` keeps one long file running through the HTTP route meanwhile. Needs websockets, jiwer,
+whisper-normalizer. Meant for a machine that does nothing else.
 """
 
 import argparse
 import asyncio
 import base64
-import difflib
 import json
-import re
 import time
 import urllib.request
 import uuid
@@ -24,13 +24,12 @@ from pathlib import Path
 
 import websockets
 
+from realtime_peers import PEERS
+from realtime_view import RATE, View, plain
 from scoring import median, percentile, wer
 
-RATE = 16_000
-STEP_SECONDS = 0.05
-STEP_BYTES = int(RATE * STEP_SECONDS) * 2
 # Silence behind the audio, so that the last turn ends by itself.
-TAIL = bytes(RATE * 2 * 2)
+TAIL_SECONDS = 2.0
 
 
 def post(endpoint, path, **fields):
@@ -45,96 +44,94 @@ def post(endpoint, path, **fields):
         return json.load(answer)
 
 
-def plain(text):
-    return [word for word in re.sub(r"[^\w' ]", " ", text.lower()).split() if word]
+async def ours(endpoint, audio, options):
+    """One session; `intermediate` shows the words that may still change."""
+    watched, done, open_text, committed, completed, stopped = View(), {}, {}, 0, 0, {}
+    url = endpoint.replace("http", "ws", 1) + "/mai/v1/realtime?intent=transcription"
+    async with websockets.connect(url, max_size=None, ping_interval=None) as session:
+        settings = {
+            "format": {"type": "audio/pcm", "rate": RATE},
+            "transcription": {"model": "whisper-1", "language": "en", "delay": options.delay},
+            "turn_detection": {"type": "server_vad", "silence_duration_ms": 500} if options.turns else None,
+        }
+        await session.send(json.dumps({"type": "session.update", "session": {"type": "transcription", "audio": {"input": settings}}}))
+        while json.loads(await session.recv())["type"] != "session.updated":
+            pass
 
+        async def append(piece):
+            await session.send(json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()}))
 
-class Session:
-    def __init__(self):
-        self.words, self.finals, self.turn_delays, self.began = [], [], [], 0.0
+        async def feed():
+            await watched.pace(audio, append)
+            for name in ("commit", "clear"):
+                await session.send(json.dumps({"type": f"input_audio_buffer.{name}"}))
 
-    async def run(self, endpoint, audio, delay, turns):
-        url = endpoint.replace("http", "ws", 1) + "/v1/realtime?intent=transcription"
-        async with websockets.connect(url, max_size=None, ping_interval=None) as socket:
-            detection = {"type": "server_vad", "silence_duration_ms": 500} if turns else None
-            settings = {
-                "format": {"type": "audio/pcm", "rate": RATE},
-                "transcription": {"model": "whisper-1", "language": "en", "delay": delay},
-                "turn_detection": detection,
-            }
-            await socket.send(json.dumps({"type": "session.update", "session": {"type": "transcription", "audio": {"input": settings}}}))
-            while json.loads(await socket.recv())["type"] != "session.updated":
-                pass
-            self.began = time.monotonic()
-            feeding = asyncio.create_task(self.feed(socket, audio))
-            await self.listen(socket)
-            await feeding
-
-    async def feed(self, socket, audio):
-        for number, at in enumerate(range(0, len(audio), STEP_BYTES)):
-            pause = self.began + (number + 1) * STEP_SECONDS - time.monotonic()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            piece = base64.b64encode(audio[at : at + STEP_BYTES]).decode()
-            await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": piece}))
-        await socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
-        await socket.send(json.dumps({"type": "input_audio_buffer.clear"}))
-
-    async def listen(self, socket):
-        committed = completed = 0
-        stopped, cleared = {}, False
+        feeding, cleared, provisional = asyncio.create_task(feed()), False, ""
         while not (cleared and completed >= committed):
-            event = json.loads(await socket.recv())
-            now = time.monotonic() - self.began
-            kind = event["type"].rsplit(".", 1)[-1]
+            event = json.loads(await session.recv())
+            kind, item = event["type"].rsplit(".", 1)[-1], event.get("item_id")
             if kind == "committed":
                 committed += 1
-                stopped[event["item_id"]] = now
+                stopped[item] = watched.now()
             elif kind == "cleared":
                 cleared = True
-            elif kind == "delta":
-                self.words += [(word, now) for word in plain(event["delta"])]
+            elif kind in ("delta", "intermediate"):
+                if kind == "delta":
+                    open_text[item] = open_text.get(item, "") + event["delta"]
+                else:
+                    provisional = event["intermediate"]
+                watched.sees(" ".join(open_text.values()), provisional)
             elif kind in ("completed", "failed"):
                 completed += 1
-                self.finals.append(event.get("transcript", ""))
-                self.turn_delays.append(now - stopped[event["item_id"]])
-
-    def word_delays(self, reference):
-        """Seconds from a word's end to the delta with it, for the words that were heard right."""
-        matcher = difflib.SequenceMatcher(None, [word for word, _ in reference], [word for word, _ in self.words], autojunk=False)
-        return [
-            (reference[a + k][1], self.words[b + k][1] - reference[a + k][1])
-            for a, b, size in matcher.get_matching_blocks()
-            for k in range(size)
-        ]
+                done[item] = event.get("transcript", "")
+                watched.turn_delays.append(watched.now() - stopped[item])
+        await feeding
+    assert all(open_text.get(item, "").strip() == text.strip() for item, text in done.items()), "deltas are the transcript"
+    return watched
 
 
 async def measure(options, count, audio, reference, text):
-    sessions = [Session() for _ in range(count)]
+    name, _, address = options.system.partition("=")
+    system = ours if name == "ours" else PEERS[name]
+    address = address or options.endpoint
     beside = asyncio.create_task(keep_busy(options)) if options.beside else None
-    await asyncio.gather(*(session.run(options.endpoint, audio, options.delay, options.turns) for session in sessions))
+    sessions = await asyncio.gather(*(system(address, audio, options) for _ in range(count)))
     if beside:
         beside.cancel()
-    delays = sorted(pair for session in sessions for pair in session.word_delays(reference))
+    delays = sorted(entry for session in sessions for entry in session.delays(reference))
     turns = [delay for session in sessions for delay in session.turn_delays]
     half = delays[-1][0] / 2 if delays else 0
-    early, late = ([delay for at, delay in delays if (at < half) == first] for first in (True, False))
+    early, late = ([stays for end, stays, _ in delays if (end < half) == first] for first in (True, False))
     return {
+        "system": name,
         "sessions": count,
         "words": len(delays),
-        "word_median": median([delay for _, delay in delays]),
-        "word_p95": percentile([delay for _, delay in delays], 0.95),
-        "word_median_first_half": median(early),
-        "word_median_second_half": median(late),
-        "turn_median": median(turns),
-        "turn_p95": percentile(turns, 0.95),
-        "wer_live": wer([(text, " ".join(session.finals)) for session in sessions]),
+        "stays_median": median([stays for _, stays, _ in delays]),
+        "stays_p95": percentile([stays for _, stays, _ in delays], 0.95),
+        "shown_median": median([shown for _, _, shown in delays]),
+        "shown_p95": percentile([shown for _, _, shown in delays], 0.95),
+        "stays_median_first_half": median(early),
+        "stays_median_second_half": median(late),
+        "turn_median": median(turns) if turns else None,
+        "turn_p95": percentile(turns, 0.95) if turns else None,
+        "taken_back": sum(session.changed for session in sessions),
+        "wer_live": wer([(text, session.text()) for session in sessions]),
     }
 
 
 async def keep_busy(options):
     while True:
         await asyncio.to_thread(post, options.endpoint, options.beside, model="whisper-1")
+
+
+def heard_by_the_file_route(options):
+    if options.words and options.words.is_file():
+        return json.loads(options.words.read_text())
+    asked = {"model": "whisper-1", "language": "en", "response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    heard = post(options.endpoint, options.audio, **asked)
+    if options.words:
+        options.words.write_text(json.dumps(heard))
+    return heard
 
 
 def main():
@@ -147,12 +144,14 @@ def main():
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--beside", type=Path, help="a long recording that runs through the HTTP route meanwhile")
     parser.add_argument("--turns", action="store_true", help="the server detects turns (500 ms of silence); else one turn")
+    parser.add_argument("--words", type=Path, help="keep the HTTP route's answer there, or take it from there")
+    parser.add_argument("--system", default="ours", help=f"`ours`, or one of {', '.join(PEERS)} as NAME=ws://HOST:PORT")
     parser.add_argument("--json", type=Path, help="write the results there too")
     options = parser.parse_args()
     with wave.open(str(options.audio)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE), "mono, 16 bits, 16 kHz"
         once = file.readframes(file.getnframes())
-    heard = post(options.endpoint, options.audio, model="whisper-1", language="en", response_format="verbose_json", **{"timestamp_granularities[]": "word"})
+    heard = heard_by_the_file_route(options)
     seconds = len(once) / 2 / RATE
     reference = [
         (word, entry["end"] + n * seconds)
@@ -162,12 +161,13 @@ def main():
     ]
     text = options.text.read_text() if options.text else heard["text"]
     text = " ".join([text] * options.repeat)
-    print(f"WER of the file route: {wer([(text, ' '.join([heard['text']] * options.repeat))]):.2f} %")
+    print(f"WER of the file route: {wer([(text, ' '.join([heard['text']] * options.repeat))]):.2f} %", flush=True)
+    audio = once * options.repeat + bytes(int(RATE * TAIL_SECONDS) * 2)
     results = []
     for count in map(int, options.sessions.split(",")):
-        result = asyncio.run(measure(options, count, once * options.repeat + TAIL, reference, text))
+        result = asyncio.run(measure(options, count, audio, reference, text))
         results.append(result)
-        print(json.dumps({name: round(value, 3) for name, value in result.items()}), flush=True)
+        print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}), flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

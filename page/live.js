@@ -133,7 +133,7 @@ function Insecure() {
 	return html`<p>${t('insecure')}</p>
 		<ol class="ways">
 			<li><p>${t('insecureTunnel')}</p><pre tabindex="0"><code>ssh -N -L ${port}:localhost:${port} ${host}</code></pre><p>${t('insecureOpen')} <code>http://localhost:${port}/</code></p></li>
-			<li><p>${t('insecureProxy')}</p><pre tabindex="0"><code>caddy reverse-proxy --internal-certs --from https://${host}:8443 --to localhost:${port}</code></pre></li>
+			<li><p>${t('insecureProxy')}</p><pre tabindex="0"><code>[server]${'\n'}tls = "self-signed"</code></pre><p>${t('insecureOpen')} <code>https://${host}:${port}/</code></p></li>
 		</ol>
 		<p class="soft">${t('insecureFiles')} <a href="#/">${t('transcribe')}</a></p>`;
 }

@@ -148,7 +148,7 @@ const WORDS = {
 	insecure: ['Browsers give the microphone only to pages of this very machine or over HTTPS. Two ways:', 'ブラウザーがマイクを許すのは、このマシン自身か HTTPS のページだけです。方法は 2 つ:'],
 	insecureTunnel: ['From your own computer, without changing the server:', 'サーバーはそのまま、お使いのパソコンから:'],
 	insecureOpen: ['then open', 'その後に開く:'],
-	insecureProxy: ['On the server, with a certificate (and its name, if it has one):', 'サーバーに証明書を用意する (名前があればその名前で):'],
+	insecureProxy: ['On the server, with a certificate that it makes, in config.toml:', 'サーバー側で、自動で作られる証明書を使う (config.toml):'],
 	insecureFiles: ['Recordings that are files need none of this:', '録音ファイルならそのまま使えます:'],
 	// Status.
 	noServer: ['The server does not answer.', 'サーバーが応答しません。'],

@@ -41,4 +41,5 @@ pub mod serving;
 pub mod speech;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod transcript;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Room → rooms it may use. Every module of `src/lib.rs` stands here.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 25] = [
     // Leaves: they know nobody.
     ("domain", &[]),
     ("languages", &[]),
@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     // Inner rooms.
     ("config", &["engine", "languages", "transcript"]),
     ("locale", &["config"]),
+    ("tls", &["config"]),
     ("render", &["languages", "transcript"]),
     (
         "engine",
@@ -109,6 +110,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "serving",
             "speech",
             "status",
+            "tls",
             "transcript",
         ],
     ),
@@ -128,6 +130,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "schedule",
             "serving",
             "status",
+            "tls",
         ],
     ),
     (
@@ -147,6 +150,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "schedule",
             "serving",
             "telemetry",
+            "tls",
             "transcript",
         ],
     ),

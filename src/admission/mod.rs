@@ -3,10 +3,11 @@
 //! A request takes a place before its body is read ([`Admission::enter`]); what it uploads is counted against the bytes
 //! that all requests share; when its form is known it becomes an [`Admitted`], which names the model's lease, the
 //! class, the deadline and the cancellation token until the last byte of the answer. [`turns`] says who of the admitted
-//! is in service.
+//! is in service. Live sessions come in by the same door and have places of their own ([`Admission::enter_session`]).
 
 mod budget;
 mod request;
+mod session;
 pub mod turns;
 #[cfg(test)]
 mod turns_tests;
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::schedule::Deadline;
 use budget::{Budget, Charge};
 pub use request::{Admitted, Arrival, Client};
+pub use session::SessionPlace;
 use turns::Turns;
 
 /// Smoothed seconds of a request before any has ended.
@@ -106,11 +108,12 @@ pub struct Admission {
 struct Inner {
     limits: Limits,
     places: AtomicUsize,
+    sessions: AtomicUsize,
     spool: Arc<Budget>,
     form: Arc<Budget>,
     turns: Turns,
     closed: AtomicBool,
-    /// Parent of every request's token.
+    /// Parent of every request's and session's token.
     work: CancellationToken,
     /// Smoothed seconds a request is in service.
     request_seconds: Mutex<f64>,
@@ -118,12 +121,13 @@ struct Inner {
 }
 
 impl Admission {
-    /// Nobody is inside. `work` ends every request when it is cancelled.
+    /// Nobody is inside. `work` ends every request and session when it is cancelled.
     pub fn new(limits: Limits, work: CancellationToken, metrics: Arc<Metrics>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 limits,
                 places: AtomicUsize::new(0),
+                sessions: AtomicUsize::new(0),
                 spool: Budget::new(limits.spool_bytes),
                 form: Budget::new(limits.form_bytes),
                 turns: Turns::new(limits.in_service),

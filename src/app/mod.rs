@@ -21,6 +21,7 @@ use crate::realtime::windows::LiveWindows;
 use crate::schedule::{Scheduler, Watchdog, available_cores};
 use crate::serving::Registry;
 use crate::status::Status;
+use crate::tls::Tls;
 
 /// Part of the grace time in which given-up requests get their answers and engines end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -122,7 +123,11 @@ impl App {
     }
 
     /// Serves until `stop` fires, then lets running requests finish; all is over within the grace time.
-    pub async fn serve(&self, listener: TcpListener, stop: CancellationToken) {
+    pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<Tls>>, stop: CancellationToken) {
+        if let Some(tls) = tls.clone() {
+            let stop = stop.clone();
+            tokio::spawn(async move { tls.follow(stop).await });
+        }
         let mut state = AppState::new(
             Arc::new(self.jobs.clone()),
             self.admission.clone(),
@@ -136,12 +141,11 @@ impl App {
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
             status.answered(outcome.status.as_u16());
         }));
-        let realtime = Arc::new(Realtime::new(
+        state.realtime = Some(Arc::new(Realtime::new(
             Arc::new(self.live.clone()),
             stop.clone(),
             self.metrics.clone(),
-        ));
-        state.realtime = Some(realtime.clone());
+        )));
         let diagnostics = http::diagnostics::router(self.status.clone());
         let transfer = http::Transfer {
             period: Duration::from_secs(self.config.server.body_idle_timeout_seconds.max(1)),
@@ -162,10 +166,10 @@ impl App {
             });
         }
         tokio::select! {
-            () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, stop.clone()) => {}
+            () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, tls, stop.clone()) => {}
             () = async {
                 stop.cancelled().await;
-                self.drain(&realtime).await;
+                self.drain().await;
             } => {}
         }
         self.work.cancel();
@@ -173,11 +177,11 @@ impl App {
     }
 
     /// Nobody new comes in; who is inside may finish within the grace time, and is told to end shortly before it is over.
-    async fn drain(&self, realtime: &Realtime) {
+    async fn drain(&self) {
         self.admission.close();
         let grace = Duration::from_secs(self.config.server.shutdown_grace_seconds);
         let last = grace.min(LAST_WORDS * 4) / 4;
-        let inside = || self.admission.in_flight() + realtime.sessions();
+        let inside = || self.admission.in_flight() + self.admission.sessions();
         empty(grace.saturating_sub(last), inside).await;
         let left = inside();
         if left > 0 {

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod inputs;
+mod listen;
 mod models;
 mod progress;
 mod serve;
@@ -76,6 +77,9 @@ enum Command {
     Serve,
     /// Transcribe files and folders; one file's text is printed, several are written
     Transcribe(transcribe::Arguments),
+    /// Show captions while somebody speaks: a microphone's bytes from stdin, or a recording at its own pace, through the
+    /// running server
+    Listen(listen::Arguments),
     /// List, fetch, convert, check and remove models
     #[command(subcommand)]
     Models(models::ModelsCommand),
@@ -177,6 +181,7 @@ fn dispatch(common: &CommonOptions, command: Command) -> anyhow::Result<ExitCode
     match command {
         Command::Serve => in_runtime(serve::run(common)),
         Command::Transcribe(arguments) => in_runtime(transcribe::run(common, arguments)),
+        Command::Listen(arguments) => in_runtime(listen::run(common, arguments)),
         Command::Models(command) => models::run(common, command),
         Command::Doctor { json } => in_runtime(doctor::run(common, json)),
         Command::CheckConfig => check_config(common),

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::progress::Shown;
 use super::{CommonOptions, say};
 use crate::app::App;
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, TlsSetting};
 use crate::locale::Locale;
+use crate::tls::Tls;
 
 /// Pause between two looks at whether a speed was measured.
 const SPEED_LOOK: Duration = Duration::from_secs(1);
@@ -44,6 +45,7 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
                 .pick("written with the defaults", "既定値で作成しました")
         );
     }
+    let tls = Tls::open(&app.config.server, &loaded.folder())?;
     let listener = listen(&app.config.server).await?;
     let address = listener.local_addr().context("the listener has no address")?;
     if app.config.server.api_keys.is_empty() {
@@ -92,11 +94,19 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     };
     #[cfg(unix)]
     tokio::spawn(probe_gpus_on_hangup(app.clone()));
+    let scheme = if tls.is_some() { "https" } else { "http" };
     say(&format!(
-        "{} http://{address}",
+        "{} {scheme}://{address}",
         app.locale.pick("Listening on", "待ち受け中:")
     ));
-    app.serve(listener, stop).await;
+    for line in tls
+        .iter()
+        .filter(|tls| tls.is_own())
+        .flat_map(|tls| trust(app.locale, tls))
+    {
+        say(&line);
+    }
+    app.serve(listener, tls, stop).await;
     loading.abort();
     Ok(ExitCode::SUCCESS)
 }
@@ -126,6 +136,19 @@ async fn listen(server: &ServerConfig) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// What clients need to trust the server's own certificate.
+fn trust(locale: Locale, tls: &Tls) -> [String; 5] {
+    let path = std::path::absolute(tls.certificate()).unwrap_or_else(|_| tls.certificate().to_owned());
+    let path = path.display();
+    [
+        format!("{} {path}", locale.pick("Certificate:", "証明書:")),
+        format!("  SHA-256 {}", tls.fingerprint()),
+        format!("  Node:    NODE_EXTRA_CA_CERTS={path}"),
+        format!("  Python:  SSL_CERT_FILE={path}"),
+        format!("  curl:    --cacert {path}"),
+    ]
+}
+
 /// What to type next.
 fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConfig) -> Vec<String> {
     let host = if address.ip().is_unspecified() {
@@ -137,6 +160,10 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
         format!("[{host}]")
     } else {
         host
+    };
+    let scheme = match server.tls {
+        TlsSetting::Off => "http",
+        TlsSetting::Files | TlsSetting::SelfSigned => "https",
     };
     let key = if server.api_keys.is_empty() {
         ""
@@ -150,7 +177,7 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
         locale.pick("Try it:", "お試しください:").to_owned(),
         format!(
             // Quoted: zsh takes a bare `?` for a pattern and refuses the line.
-            "  curl 'http://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01'{key} -F 'file=@{}'",
+            "  curl '{scheme}://{host}:{}/openai/deployments/whisper/audio/transcriptions?api-version=2024-02-01'{key} -F 'file=@{}'",
             address.port(),
             sample.unwrap_or("recording.wav")
         ),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, TlsSetting};
 use crate::languages;
 use crate::transcript::wording::{LONGEST_PHRASE_BYTES, MOST_PHRASES};
 
@@ -339,6 +339,18 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
         whisper.beam_size.or(1).to_string(),
         "`auto` and 1 to 8 are accepted",
     )?;
+    let server = &config.server;
+    for (key, path) in [
+        ("server.tls_certificate", &server.tls_certificate),
+        ("server.tls_key", &server.tls_key),
+    ] {
+        check(
+            server.tls != TlsSetting::Files || !path.is_empty(),
+            key,
+            "\"\"".to_owned(),
+            "a PEM file, as server.tls = \"files\" needs one",
+        )?;
+    }
     let p = &config.performance;
     check(
         p.max_concurrent_requests > 0,

@@ -52,6 +52,15 @@ pub struct ServerConfig {
     pub port: u16,
     /// `auto` (from `LC_ALL`, `LANG`), `en` or `ja`: language of the banner and of advice.
     pub locale: LocaleSetting,
+    /// `off` (HTTP), `files` (HTTPS with the certificate and key named below) or `self-signed` (HTTPS with a certificate that
+    /// the server makes once, in the folder `tls` beside the settings).
+    pub tls: TlsSetting,
+    /// Certificate chain in PEM, for `tls = "files"`; read again when it changes.
+    pub tls_certificate: String,
+    /// Its private key in PEM.
+    pub tls_key: String,
+    /// Answer plain HTTP too, on the same port.
+    pub tls_allow_http: bool,
     /// Keys that clients must show. Empty: everybody who reaches the port is served.
     pub api_keys: Vec<String>,
     /// Largest request body in MiB.
@@ -84,6 +93,19 @@ pub fn mebibytes(count: u64) -> u64 {
 
 /// Largest setting in MiB: one exbibyte.
 pub const MOST_MEBIBYTES: u64 = 1 << 40;
+
+/// Whether connections are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsSetting {
+    /// HTTP.
+    #[default]
+    Off,
+    /// HTTPS with the files that are named.
+    Files,
+    /// HTTPS with a certificate of the server's own.
+    SelfSigned,
+}
 
 /// Setting of the language of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -348,7 +370,7 @@ pub struct SpeechConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RealtimeConfig {
-    /// Sessions open at once: `auto` takes two a core, 32 with a GPU. One more gets 429.
+    /// Sessions open at once: `auto` takes what the model's measured speed carries, 32 with a GPU. One more gets 429.
     pub max_sessions: Count,
     /// Longest session in seconds.
     pub max_session_seconds: u64,
@@ -369,6 +391,10 @@ impl Default for ServerConfig {
             host: "127.0.0.1".to_owned(),
             port: 8080,
             locale: LocaleSetting::Auto,
+            tls: TlsSetting::Off,
+            tls_certificate: String::new(),
+            tls_key: String::new(),
+            tls_allow_http: false,
             api_keys: Vec::new(),
             max_file_size_mb: 2048,
             shutdown_grace_seconds: 30,

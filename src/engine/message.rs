@@ -172,6 +172,9 @@ pub struct DecodeOptions {
     pub urgent: bool,
     /// A first look only: a doubtful result is marked (`WindowTranscript::doubtful`), not decoded again.
     pub draft: bool,
+    /// Its words are waited for while somebody speaks on: of the higher temperatures only one is tried.
+    #[serde(default)]
+    pub live: bool,
     /// Names and terms to prefer where they are likely; also at the end of `prompt`.
     #[serde(default)]
     pub vocabulary: Option<VocabularyOptions>,
@@ -200,6 +203,7 @@ impl Default for DecodeOptions {
             prefix: Vec::new(),
             urgent: false,
             draft: false,
+            live: false,
             vocabulary: None,
         }
     }

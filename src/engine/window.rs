@@ -13,6 +13,8 @@ use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
 pub(super) const POSITIONS_PER_SECOND: f32 = 50.0;
 /// Each fallback is this much warmer (openai-whisper `temperature` 0.0, 0.2 … 1.0).
 pub(super) const TEMPERATURE_STEP: f32 = 0.2;
+/// The only fallback of a window that is listened to as it is spoken: the middle of those, warm enough to leave a loop.
+pub(super) const LIVE_TEMPERATURE: f32 = 0.4;
 /// Texts drawn at temperatures above 0 (openai-whisper `best_of`).
 pub(super) const BEST_OF: usize = 5;
 /// Audio left undecoded beyond this many seconds is decoded in another pass over the same window.
@@ -104,8 +106,10 @@ pub(super) async fn transcribe(
             ..preferred(again, best)
         };
     }
-    let mut temperature = options.temperature + TEMPERATURE_STEP;
-    while temperature < 1.0 + TEMPERATURE_STEP / 2.0 && unusable(&best, seconds) {
+    for temperature in fallbacks(options) {
+        if !unusable(&best, seconds) {
+            break;
+        }
         attempt.language = best.language.as_deref().and_then(language_index);
         attempt.language_probability = best.language_probability;
         attempt.positions = full;
@@ -119,9 +123,17 @@ pub(super) async fn transcribe(
             full_context_retry: retried,
             ..better(best, warm)
         };
-        temperature += TEMPERATURE_STEP;
     }
     Ok(best)
+}
+
+/// Temperatures at which an unusable text is decoded again, one after the other.
+fn fallbacks(options: &DecodeOptions) -> Vec<f32> {
+    if options.live {
+        return vec![LIVE_TEMPERATURE];
+    }
+    let steps = (1..).map(|step| options.temperature + TEMPERATURE_STEP * step as f32);
+    steps.take_while(|t| *t < 1.0 + TEMPERATURE_STEP / 2.0).collect()
 }
 
 /// Decodes a window once, in as many passes as the model asks for: it may say that more follows.
@@ -387,6 +399,26 @@ pub(super) fn language_index(code: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_listens_live_waits_for_one_fallback_and_who_sent_a_file_for_all() {
+        let file = DecodeOptions::default();
+        let live = DecodeOptions {
+            live: true,
+            ..DecodeOptions::default()
+        };
+        let tenths = |options: &DecodeOptions| -> Vec<i32> {
+            let fallbacks = fallbacks(options);
+            fallbacks.iter().map(|t| (t * 10.0).round() as i32).collect()
+        };
+        assert_eq!(tenths(&file), [2, 4, 6, 8, 10]);
+        assert_eq!(tenths(&live), [4]);
+        let warm = DecodeOptions {
+            temperature: 0.6,
+            ..file
+        };
+        assert_eq!(tenths(&warm), [8, 10]);
+    }
 
     #[test]
     fn encoder_lengths_grow_to_the_models_own() {

@@ -17,7 +17,7 @@ use utoipa::{OpenApi as _, ToSchema};
 
 use super::error::ErrorBody;
 use super::fast_transcription::{self, SpeechError};
-use super::{AppState, models, transcriptions};
+use super::{AppState, models, realtime, transcriptions};
 use crate::render::{FastTranscriptionResult, StreamEvent, Transcription, VerboseTranscription};
 use crate::transcript::Task;
 
@@ -232,7 +232,10 @@ enum PriorityName {
         models::ModelList,
         models::Model,
         models::DeploymentList,
-        models::Deployment
+        models::Deployment,
+        realtime::ClientSecretRequest,
+        realtime::ExpiresAfter,
+        realtime::ClientSecret
     ))
 )]
 struct Schemas;
@@ -279,6 +282,9 @@ pub fn document() -> OpenApi {
         add(path, HttpMethod::Post, recording(path, task, true));
     }
     add(fast_transcription::PATH, HttpMethod::Post, fast());
+    for path in realtime::SECRET_PATHS {
+        add(path, HttpMethod::Post, secret(path));
+    }
     for path in models::PATHS {
         add(
             path,
@@ -506,6 +512,25 @@ fn recording(path: &str, task: Task, deployment: bool) -> Operation {
         operation.description = Some("An alias that @ai-sdk/azure asks for.".to_owned());
     }
     operation
+}
+
+/// A short-lived key for live sessions. The sessions themselves are WebSockets, which OpenAPI has no words for.
+fn secret(path: &str) -> Operation {
+    let content = |name| ContentBuilder::new().schema(Some(schema_ref(name))).build();
+    let body = RequestBodyBuilder::new()
+        .content("application/json", content("ClientSecretRequest"))
+        .build();
+    let done = ResponseBuilder::new()
+        .description("The key")
+        .header("x-request-id", HeaderBuilder::new().build())
+        .content("application/json", content("ClientSecret"));
+    operation(path, "post", "Issue a short-lived key for live sessions", &[])
+        .tag("realtime")
+        .request_body(Some(body))
+        .response("200", done.build())
+        .response("408", error("The body stopped coming"))
+        .response("413", error("The body is too large"))
+        .build()
 }
 
 /// Azure's fast transcription.

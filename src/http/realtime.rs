@@ -13,14 +13,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::auth::shown_keys;
 use super::dialect::query_value;
 use super::edge::RequestContext;
 use super::error::ApiError;
+use crate::admission::Refusal as Refused;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::realtime::events::Refusal;
@@ -28,7 +31,7 @@ use crate::realtime::secrets::{Secrets, unix_seconds};
 use crate::realtime::session::{Opening, Session, SpeechSettings};
 use crate::realtime::settings::{Dialect, Settings};
 use crate::realtime::socket::{self, MAX_MESSAGE_BYTES, Terms};
-use crate::realtime::windows::{Places, RETRY_AFTER, Recognizer};
+use crate::realtime::windows::Recognizer;
 use crate::serving::ServingError;
 use crate::speech::LiveVoice;
 
@@ -36,7 +39,7 @@ use crate::speech::LiveVoice;
 pub(super) const PATHS: [&str; 4] = ["/v1/realtime", "/openai/v1/realtime", "/openai/realtime", MAI];
 const MAI: &str = "/mai/v1/realtime";
 /// Paths that issue short-lived keys.
-const SECRET_PATHS: [&str; 2] = [
+pub(super) const SECRET_PATHS: [&str; 2] = [
     "/v1/realtime/client_secrets",
     "/openai/v1/realtime/client_secrets",
 ];
@@ -53,7 +56,6 @@ const ID_DIGITS: usize = 21;
 /// What all sessions share.
 pub struct Realtime {
     engine: Arc<dyn Recognizer>,
-    places: Places,
     secrets: Secrets,
     stop: CancellationToken,
     metrics: Arc<Metrics>,
@@ -61,9 +63,7 @@ pub struct Realtime {
 
 impl std::fmt::Debug for Realtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Realtime")
-            .field("places", &self.places)
-            .finish_non_exhaustive()
+        f.debug_struct("Realtime").finish_non_exhaustive()
     }
 }
 
@@ -72,16 +72,10 @@ impl Realtime {
     pub fn new(engine: Arc<dyn Recognizer>, stop: CancellationToken, metrics: Arc<Metrics>) -> Self {
         Self {
             engine,
-            places: Places::new(metrics.clone()),
             secrets: Secrets::default(),
             stop,
             metrics,
         }
-    }
-
-    /// Sessions open now.
-    pub fn sessions(&self) -> usize {
-        self.places.taken()
     }
 
     /// Whether this key was issued for sessions and lives.
@@ -120,22 +114,25 @@ async fn connect(
         .iter()
         .find_map(|name| query_value(&uri, name));
     let model = model.filter(|name| !name.trim().is_empty());
+    if realtime.stop.is_cancelled() {
+        return Err(ApiError::Stopping);
+    }
+    let place = app
+        .admission
+        .enter_session(context.client, realtime.engine.capacity())
+        .map_err(|refusal| match refusal {
+            Refused::NoPlace { retry_after } => ApiError::Busy {
+                taken: "every place for a live session is taken",
+                retry_after,
+            },
+            other => other.into(),
+        })?;
     let hold = match realtime.engine.hold(model.clone()).await {
         Ok(hold) => Some(hold),
         Err(error @ ServingError::UnknownDeployment { .. }) => return Err(error.into()),
         // A model that is being fetched or restarted may be there when the first turn ends.
         Err(_) => None,
     };
-    if realtime.stop.is_cancelled() {
-        return Err(ApiError::Stopping);
-    }
-    let place = realtime
-        .places
-        .take(realtime.engine.capacity())
-        .ok_or(ApiError::Busy {
-            taken: "every place for a live session is taken",
-            retry_after: RETRY_AFTER,
-        })?;
 
     let mai = uri.path() == MAI;
     let keys = shown_keys(&headers, &uri);
@@ -159,6 +156,7 @@ async fn connect(
         })?;
     let terms = Terms {
         stop: realtime.stop.clone(),
+        end: place.cancel.clone(),
         lifetime,
         metrics: realtime.metrics.clone(),
     };
@@ -240,6 +238,46 @@ fn is_own_page(headers: &HeaderMap, has_keys: bool) -> bool {
     same && (has_keys || is_local)
 }
 
+/// What a short-lived key is to be.
+#[derive(ToSchema)]
+#[allow(
+    dead_code,
+    reason = "describes the body; `issue_secret` reads it field by field"
+)]
+pub(super) struct ClientSecretRequest {
+    /// How long it opens sessions; absent: 600 seconds.
+    #[schema(required = false, value_type = ExpiresAfter)]
+    expires_after: (),
+    /// What its sessions begin with, as in `session.update`.
+    #[schema(required = false, value_type = Object)]
+    session: (),
+}
+
+/// A lifetime.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the body")]
+pub(super) struct ExpiresAfter {
+    /// `created_at`, if anything.
+    #[schema(required = false)]
+    anchor: String,
+    /// 10 to 7200.
+    #[schema(required = false, minimum = 10, maximum = 7200)]
+    seconds: u64,
+}
+
+/// A short-lived key.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ClientSecret {
+    /// The key; it opens sessions and nothing else.
+    #[schema(example = "ek_0123456789abcdef")]
+    value: String,
+    /// Seconds since 1970.
+    expires_at: u64,
+    /// What its sessions begin with.
+    #[schema(value_type = Object)]
+    session: Value,
+}
+
 /// `POST …/realtime/client_secrets`
 async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
     let realtime = available(&app)?;
@@ -277,9 +315,13 @@ async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Respon
             )?,
             Some(_) => return Err(invalid("session", "`session` must be an object.".to_owned())),
         };
-    let shown = settings.to_json(Dialect::Current, &session_id(), 0);
+    let session = settings.to_json(Dialect::Current, &session_id(), 0);
     let (value, expires_at) = realtime.secrets.issue(settings, Duration::from_secs(seconds));
-    let answer = json!({ "value": value, "expires_at": expires_at, "session": shown });
+    let answer = ClientSecret {
+        value,
+        expires_at,
+        session,
+    };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 

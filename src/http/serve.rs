@@ -4,6 +4,7 @@
 //! take all the files this process may open. Bodies have their own watch in [`super::drain`].
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,11 +12,13 @@ use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Floored, Transfer};
+use crate::tls::Tls;
 
 /// Longest wait for a complete request head, also of a connection that is kept alive between two requests. Longer
 /// than the clients of our examples keep theirs (5 s for `openai` in Python, 4 s in Node, 60 s behind nginx).
@@ -28,10 +31,18 @@ pub async fn serve(
     router: Router,
     head_timeout: Duration,
     transfer: Transfer,
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
 ) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    let door = Door {
+        server,
+        router,
+        transfer,
+        tls,
+        stop: stop.clone(),
+    };
     let connections = TaskTracker::new();
     loop {
         // Goes on after errors by itself, with a pause when no more files can be opened.
@@ -39,37 +50,89 @@ pub async fn serve(
             accepted = Listener::accept(&mut listener) => accepted,
             () = stop.cancelled() => break,
         };
-        let service = TowerToHyperService::new(router.clone());
         connection::prepare(&stream);
-        let stream = Floored::new(stream, transfer);
-        let connection = server
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let stopping = stop.clone();
-        connections.spawn(async move {
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stopping.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
+        connections.spawn(door.clone().serve(stream));
     }
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
+/// First byte of a TLS handshake (RFC 8446 section 5.1, `ContentType`); no HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// For clients that speak HTTP where HTTPS is spoken.
+const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nThis port speaks HTTPS; \
+    server.tls_allow_http lets it speak HTTP too.\n";
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Door {
+    server: http1::Builder,
+    router: Router,
+    transfer: Transfer,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+}
+
+impl Door {
+    async fn serve(self, stream: TcpStream) {
+        let Some(tls) = self.tls.clone() else {
+            let stream = Floored::new(stream, self.transfer);
+            return self.speak(stream).await;
+        };
+        // A handshake takes its time in this task: a slow one holds up nobody.
+        let first = tokio::select! {
+            first = first_byte(&stream, tls.patience()) => first,
+            () = self.stop.cancelled() => return,
+        };
+        let mut stream = Floored::new(stream, self.transfer);
+        match first {
+            Ok(TLS_HANDSHAKE) => match tls.accept(stream).await {
+                Ok(stream) => self.speak(stream).await,
+                Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+            },
+            Ok(_) if tls.allows_http() => self.speak(stream).await,
+            Ok(_) => {
+                let _ = stream.write_all(SPEAK_TLS).await;
+                let _ = stream.shutdown().await;
+            }
+            Err(error) => tracing::debug!(%error, "a connection said nothing"),
+        }
+    }
+
+    async fn speak<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = self.server.serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection.with_upgrades());
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// Looks at a connection's first byte and leaves it there.
+async fn first_byte(stream: &TcpStream, patience: Duration) -> std::io::Result<u8> {
+    let mut byte = [0];
+    match tokio::time::timeout(patience, stream.peek(&mut byte)).await?? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(byte[0]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -95,7 +158,14 @@ mod tests {
         };
         let router = Router::new().route("/", get(answer));
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, router, head_timeout, TRANSFER, stop.clone()));
+        let serving = tokio::spawn(serve(
+            listener,
+            router,
+            head_timeout,
+            TRANSFER,
+            None,
+            stop.clone(),
+        ));
         (address, stop, serving)
     }
 

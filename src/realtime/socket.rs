@@ -39,6 +39,8 @@ const MAX_BACKLOG_SECONDS: f32 = 120.0;
 pub struct Terms {
     /// Fires when the server stops: turns finish, then the connection is closed with 1012.
     pub stop: CancellationToken,
+    /// Fires when the server waits for turns no longer.
+    pub end: CancellationToken,
     /// Longest session.
     pub lifetime: Duration,
     /// Counts.
@@ -51,6 +53,9 @@ mod close {
     pub(super) const UNSUPPORTED: u16 = 1003;
     pub(super) const SERVICE_RESTART: u16 = 1012;
 }
+
+/// Said with 1012.
+const STOPPING: &str = "the server is stopping";
 
 type Running = (PassId, BoxFuture<'static, Result<Heard, PassError>>);
 
@@ -138,7 +143,7 @@ impl Connection {
         let mut ping = tokio::time::interval(PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
-        let stop = self.terms.stop.clone();
+        let (stop, end) = (self.terms.stop.clone(), self.terms.end.clone());
         let mut seen = Instant::now();
         let mut ending: Option<End> = None;
         loop {
@@ -186,10 +191,11 @@ impl Connection {
                     }
                 }
                 () = stop.cancelled(), if ending.is_none() => {
-                    ending = Some(End::Close(close::SERVICE_RESTART, "the server is stopping"));
+                    ending = Some(End::Close(close::SERVICE_RESTART, STOPPING));
                     self.drop_audio();
                     self.session.drain();
                 }
+                () = end.cancelled() => return End::Close(close::SERVICE_RESTART, STOPPING),
                 () = &mut expiry, if ending.is_none() => {
                     self.session.refuse(expired(self.terms.lifetime));
                     ending = Some(End::Close(close::NORMAL, "the session is over"));

@@ -1,7 +1,6 @@
-//! A session's passes into the scheduler, and how many sessions there may be.
+//! A session's passes into the scheduler, and how many sessions this machine carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -10,7 +9,6 @@ use super::agreement::Token;
 use super::session::{Heard, Pass, PassError, PassKind};
 use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError};
-use crate::metrics::Metrics;
 use crate::schedule::{Deadline, PriorityClass, RequestId, Scheduler, WindowTask};
 use crate::serving::{DefaultModel, Lease, Registry, ServingError};
 use crate::speech::SAMPLE_RATE_HZ;
@@ -32,10 +30,13 @@ pub type Hold = Arc<dyn std::any::Any + Send + Sync>;
 /// Once something has failed, a pass waits so long for an engine: its words would come too late.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Sessions a core carries, where `realtime.max_sessions` is "auto": with a small model one core transcribes about ten
-/// times as fast as is spoken, and each session asks for its audio several times over.
+/// Times that the model works through what is spoken in a session, where `realtime.max_sessions` is "auto": once for its
+/// transcript, and about twice for partial results that come every four seconds, the longest step before a session
+/// does without them. The last quarter is room: sessions speak when they like.
+const LOOKS_AT_ALL_THAT_IS_SAID: f64 = 4.0;
+/// Sessions a core carries before the model's speed is known.
 const SESSIONS_A_CORE: usize = 2;
-/// The same where a GPU does the work.
+/// Sessions where a GPU does the work.
 const SESSIONS_ON_A_GPU: usize = 32;
 
 /// Sessions on the server's own models.
@@ -95,6 +96,7 @@ impl LiveWindows {
             },
             prefix: pass.prefix,
             draft: pass.kind == PassKind::Partial,
+            live: true,
             ..DecodeOptions::default()
         };
         let task = WindowTask {
@@ -143,68 +145,43 @@ impl Recognizer for LiveWindows {
     }
 
     fn capacity(&self) -> usize {
-        let gpu = match self.registry.default_model() {
-            DefaultModel::Known { model, .. } => model.reports().first().is_some_and(|report| report.gpu),
-            _ => false,
+        let (gpu, rate) = match self.registry.default_model() {
+            DefaultModel::Known { model, .. } => (
+                model.reports().first().is_some_and(|report| report.gpu),
+                model.core_seconds_per_second(),
+            ),
+            _ => (false, None),
         };
         let auto = if gpu {
             SESSIONS_ON_A_GPU
         } else {
-            self.scheduler.cores() * SESSIONS_A_CORE
+            carried(self.scheduler.cores(), rate)
         };
         self.config.realtime.max_sessions.or(auto)
     }
 }
 
-/// Counts sessions.
-#[derive(Debug)]
-pub struct Places {
-    taken: Arc<AtomicUsize>,
-    metrics: Arc<Metrics>,
+/// Sessions that so many cores carry with a model that takes `rate` seconds of one core for each second of audio.
+fn carried(cores: usize, rate: Option<f64>) -> usize {
+    let sessions = rate
+        .filter(|rate| *rate > 0.0)
+        .map(|rate| cores as f64 / (rate * LOOKS_AT_ALL_THAT_IS_SAID));
+    sessions
+        .map_or(cores * SESSIONS_A_CORE, |sessions| sessions as usize)
+        .max(1)
 }
 
-/// A session's place; free again when dropped.
-#[derive(Debug)]
-pub struct SessionPlace {
-    taken: Arc<AtomicUsize>,
-    metrics: Arc<Metrics>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Drop for SessionPlace {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.realtime_sessions.add(-1);
-    }
-}
-
-/// When a client that found no place may ask again.
-pub const RETRY_AFTER: Duration = Duration::from_secs(10);
-
-impl Places {
-    /// None taken.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            taken: Arc::default(),
-            metrics,
-        }
-    }
-
-    /// A place, if fewer than `most` are taken.
-    pub fn take(&self, most: usize) -> Option<SessionPlace> {
-        self.taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                (now < most).then_some(now + 1)
-            })
-            .ok()?;
-        self.metrics.realtime_sessions.add(1);
-        Some(SessionPlace {
-            taken: self.taken.clone(),
-            metrics: self.metrics.clone(),
-        })
-    }
-
-    /// Sessions now.
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+    #[test]
+    fn a_faster_machine_or_model_carries_more_sessions_and_any_carries_one() {
+        assert_eq!(carried(2, None), 4);
+        assert_eq!(carried(2, Some(0.1)), 5);
+        assert_eq!(carried(16, Some(0.1)), 40);
+        assert_eq!(carried(2, Some(0.02)), 25);
+        assert_eq!(carried(2, Some(2.0)), 1);
+        assert_eq!(carried(1, Some(0.0)), 2);
     }
 }

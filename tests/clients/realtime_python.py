@@ -15,7 +15,7 @@ import wave
 
 FRAME_SECONDS = 0.1
 # Fed faster than it is spoken: what is shown here does not depend on the clock.
-SPEED = 2.0
+SPEED = 4.0
 # Silence behind the recording, so that detection ends the last turn.
 TAIL_SECONDS = 2.0
 # Seconds without an event after which nothing more is expected.

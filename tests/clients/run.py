@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Unmodified clients against a running server: tests/clients/run.py --binary target/debug/WhisperBackendAPI
 
-Starts the server twice (open, and strict with keys), lets every client of `cases.json` make every call it can make,
+Starts the server twice (open over HTTP, and strict with keys over HTTPS with a certificate of its own), lets every client of `cases.json` make every call it can make,
 prints the matrix clients x cases and ends with `N passed, N failed`. Clients are installed once, below
 `~/.cache/whisper-backend-api/clients`, from PyPI and npm. Needs python3 with venv, node with npm, curl, ffmpeg.
 """
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -56,9 +57,13 @@ def main():
         options.node = node(options.cache) if any(client.get("npm") for client in clients) else None
         print(f"clients ready after {time.monotonic() - began:.0f} s", flush=True)
         with contextlib.ExitStack() as servers:
-            endpoints = {}
-            for kind in ("open", "strict"):
-                endpoints[kind] = servers.enter_context(server(options, kind, folder)).endpoint
+            running = {
+                kind: servers.enter_context(server(options, kind, folder, tls=options.tls or kind == "strict"))
+                for kind in ("open", "strict")
+            }
+            endpoints = {kind: one.endpoint for kind, one in running.items()}
+            options.trusted = folder / "trusted.pem"
+            options.trusted.write_text("".join(one.certificate.read_text() for one in running.values() if one.certificate.is_file()))
             print(f"servers ready after {time.monotonic() - began:.0f} s", flush=True)
             results = []
             for part, cases in tables:
@@ -77,6 +82,7 @@ def arguments():
     parser.add_argument("--only", default="", help="clients whose name holds this")
     parser.add_argument("--case", default="", help="cases whose `group: id` holds this")
     parser.add_argument("--jobs", type=int, default=max(2, os.cpu_count() or 2), help="clients at work at once")
+    parser.add_argument("--tls", action="store_true", help="HTTPS for the open server too")
     parser.add_argument("--verbose", action="store_true", help="print every result")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper-backend-api/clients"
     parser.add_argument("--cache", type=Path, default=cache, help="where clients are installed")
@@ -184,12 +190,12 @@ STOPPED = []
 
 
 class Server:
-    def __init__(self, process, endpoint, log):
-        self.process, self.endpoint, self.log = process, endpoint, log
+    def __init__(self, process, endpoint, log, certificate):
+        self.process, self.endpoint, self.log, self.certificate = process, endpoint, log, certificate
 
 
 @contextlib.contextmanager
-def server(options, kind, folder):
+def server(options, kind, folder, tls=False, more=()):
     """A server of its own with a configuration of its own, ready to transcribe."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -207,6 +213,8 @@ def server(options, kind, folder):
         f"strict_api_version = {json.dumps(strict)}",
         f"strict_deployments = {json.dumps(strict)}",
         f"stream_whisper_1 = {json.dumps(not strict)}",
+        f"tls = {json.dumps('self-signed' if tls else 'off')}",
+        *more,
         "[whisper]",
         f"model_path = {model}",
         "auto_download = false",
@@ -226,7 +234,9 @@ def server(options, kind, folder):
             [options.binary, "--config", config, "serve"],
             cwd=home, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
         )
-    running = Server(process, f"http://127.0.0.1:{port}", log)
+    # The certificate is for this name.
+    endpoint = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
+    running = Server(process, endpoint, log, home / "tls/certificate.pem")
     try:
         wait_until_healthy(running)
         yield running
@@ -246,7 +256,9 @@ def wait_until_healthy(running):
         if running.process.poll() is not None:
             sys.exit(f"error: the server ended with {running.process.returncode}:\n{tail(running.log)}")
         try:
-            with urllib.request.urlopen(running.endpoint + "/health", timeout=5):
+            secure = running.endpoint.startswith("https")
+            trust = ssl.create_default_context(cafile=running.certificate) if secure else None
+            with urllib.request.urlopen(running.endpoint + "/health", timeout=5, context=trust):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
@@ -314,6 +326,8 @@ def run_batch(client, batch, options, missing):
     # What this computer's own clients are set to must not reach these.
     private = ("OPENAI_", "AZURE_", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(private)}
+    # Each client's own way to be told whom to trust.
+    environment |= {name: str(options.trusted) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")}
     with tempfile.TemporaryDirectory() as folder:
         jobs = Path(folder) / "jobs.json"
         jobs.write_text(json.dumps(batch), encoding="utf-8")

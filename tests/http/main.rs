@@ -10,3 +10,4 @@ mod sockets;
 mod speech;
 mod streams;
 mod support;
+mod tls;

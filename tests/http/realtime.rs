@@ -81,7 +81,7 @@ impl Recognizer for Engine {
 struct Live {
     address: std::net::SocketAddr,
     stop: CancellationToken,
-    realtime: Arc<Realtime>,
+    admission: Admission,
     running: Arc<AtomicUsize>,
 }
 
@@ -97,9 +97,9 @@ async fn live(capacity: usize, delay: Duration, change: impl FnOnce(&mut Config)
     };
     let metrics = Arc::new(Metrics::default());
     let realtime = Arc::new(Realtime::new(Arc::new(engine), stop.clone(), metrics.clone()));
-    let admission = Admission::new(Limits::default(), stop.child_token(), metrics);
-    let mut state = AppState::new(Arc::new(Scripted::default()), admission, Arc::new(config));
-    state.realtime = Some(realtime.clone());
+    let admission = Admission::new(Limits::default(), CancellationToken::new(), metrics);
+    let mut state = AppState::new(Arc::new(Scripted::default()), admission.clone(), Arc::new(config));
+    state.realtime = Some(realtime);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(
@@ -107,12 +107,13 @@ async fn live(capacity: usize, delay: Duration, change: impl FnOnce(&mut Config)
         router(state),
         HEAD_TIMEOUT,
         TRANSFER,
+        None,
         stop.clone(),
     ));
     Live {
         address,
         stop,
-        realtime,
+        admission,
         running,
     }
 }
@@ -355,7 +356,7 @@ async fn a_full_server_says_so_before_the_upgrade_and_places_come_back() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("the place is still taken: {:?}", live.realtime);
+    panic!("the place is still taken: {:?}", live.admission);
 }
 
 #[tokio::test]
@@ -429,6 +430,31 @@ async fn a_large_append_of_fifteen_mebibytes_is_taken() {
     assert_eq!(events.iter().filter(|event| event["type"] == "error").count(), 0);
 }
 
+#[tokio::test]
+async fn who_does_not_read_is_given_up_and_nobody_else_notices() {
+    let live = live(2, Duration::ZERO, |_| {}).await;
+    let mut good = live.connect().await;
+    let bad = live.connect().await;
+    // Every one of these is answered with an error, which nobody reads.
+    let (mut sink, unread) = bad.split();
+    let flood =
+        tokio::spawn(
+            async move { while sink.send(Message::text(r#"{"type":"nonsense"}"#)).await.is_ok() {} },
+        );
+    let given_up = async {
+        while live.admission.sessions() > 1 {
+            say(&mut good, json!({"type":"input_audio_buffer.clear"})).await;
+            until(&mut good, "cleared").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_up)
+        .await
+        .expect("the place is still taken");
+    flood.await.unwrap();
+    drop(unread);
+}
+
 /// Resident memory of this process in KiB, where the system tells.
 fn resident_kib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -467,12 +493,12 @@ async fn two_hundred_sessions_half_of_them_killed_leave_nothing_behind() {
             session.await.unwrap();
         }
         for _ in 0..500 {
-            if live.realtime.sessions() == 0 && live.running.load(Ordering::SeqCst) == 0 {
+            if live.admission.sessions() == 0 && live.running.load(Ordering::SeqCst) == 0 {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("left behind: {:?}", live.realtime);
+        panic!("left behind: {:?}", live.admission);
     };
     round(40).await;
     let before = (

@@ -280,6 +280,7 @@ async fn serve_the_script() {
         plain().router,
         HEAD_TIMEOUT,
         TRANSFER,
+        None,
         CancellationToken::new(),
     )
     .await;

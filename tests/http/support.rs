@@ -279,6 +279,7 @@ impl Server {
             router,
             HEAD_TIMEOUT,
             TRANSFER,
+            None,
             CancellationToken::new(),
         ));
         address

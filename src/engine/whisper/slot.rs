@@ -15,7 +15,8 @@ use super::super::message::DecodeOptions;
 use super::super::preemption::Control;
 use super::super::thread_tuner::ThreadTuner;
 use super::super::window::{
-    Attempt, BEST_OF, Forward, TEMPERATURE_STEP, candidates, language_index, lengths, passes,
+    Attempt, BEST_OF, Forward, LIVE_TEMPERATURE, TEMPERATURE_STEP, candidates, language_index, lengths,
+    passes,
 };
 use super::alignment::{Alignment, ends_to_onsets};
 use super::steps::Run;
@@ -189,7 +190,11 @@ impl WhisperSlot {
         let ask = FullRun {
             language,
             context: full,
-            temperature: (TEMPERATURE_STEP, TEMPERATURE_STEP),
+            temperature: if options.live {
+                (LIVE_TEMPERATURE, 0.0)
+            } else {
+                (TEMPERATURE_STEP, TEMPERATURE_STEP)
+            },
             aligned: false,
         };
         let warm = self.full(window, options, &ask, threads, control)?;

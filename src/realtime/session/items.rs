@@ -106,6 +106,11 @@ impl Item {
         self.pieces.back().filter(|piece| piece.end.is_none())
     }
 
+    /// Somebody spoke, or words of his were sent already.
+    pub(super) fn was_spoken(&self) -> bool {
+        !self.pieces.is_empty() || !self.text.is_empty() || self.failure.is_some()
+    }
+
     pub(super) fn open_piece_mut(&mut self) -> Option<&mut Piece> {
         self.pieces.back_mut().filter(|piece| piece.end.is_none())
     }

@@ -191,7 +191,7 @@ impl Session {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        let spoken = self.tracker.speaking() || self.open_item().is_some_and(|item| !item.pieces.is_empty());
+        let spoken = self.tracker.speaking() || self.open_item().is_some_and(Item::was_spoken);
         if spoken {
             self.commit_turn();
         } else {
@@ -235,7 +235,7 @@ impl Session {
 
     /// The client has committed so far; from now on silence does.
     fn begin_to_detect(&mut self) {
-        let has_pieces = self.open_item().is_some_and(|item| !item.pieces.is_empty());
+        let spoken = self.open_item().is_some_and(Item::was_spoken);
         if self.tracker.speaking() {
             if let Some(item) = self.open_item() {
                 let started = ServerEvent::SpeechStarted {
@@ -244,7 +244,7 @@ impl Session {
                 };
                 self.out.push(started);
             }
-        } else if has_pieces {
+        } else if spoken {
             self.commit_turn();
         } else {
             self.drop_open_item();

@@ -547,6 +547,35 @@ fn check(events: &[ServerEvent]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+#[test]
+fn an_hour_of_silence_costs_no_pass_and_no_memory() {
+    for detection in [
+        Value::Null,
+        json!({"type":"server_vad"}),
+        json!({"type":"semantic_vad"}),
+    ] {
+        let mut session = session_with(json!({ "turn_detection": detection }), true);
+        let mut bench = Bench::default();
+        let second = pcm(1.0, 0);
+        for _ in 0..3600 {
+            session.handle(ClientEvent::Append(second.clone()), None);
+            bench.turn(&mut session);
+        }
+        assert!(
+            session.held.capacity() <= 8 * SAMPLE_RATE_HZ as usize,
+            "{}",
+            session.held.capacity()
+        );
+        assert!(session.frames.capacity() <= 1000 && session.items.len() <= 1);
+        // The next word is heard as the first would have been.
+        bench.say(&mut session, &[speech(&[4, 2]), pcm(1.0, 0)].concat());
+        session.drain();
+        bench.finish(&mut session);
+        assert_eq!(bench.transcripts().concat().trim(), "4 2", "{detection}");
+        assert!(bench.events.len() < 30, "{:?}", bench.names());
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Speak(Vec<u8>),
