@@ -61,9 +61,9 @@ def take(bench, folder):
 
             expect(page.locator(".runs")).to_contain_text("CPU")
             page.locator("#files").set_input_files(str(bench.audio["m4a"]))
-            expect(page.locator(".job.done")).to_have_count(1, timeout=60_000)
+            expect(page.locator(".job.done")).to_have_count(1, timeout=200_000)
             page.locator("#files").set_input_files(str(bench.audio["long"]))
-            expect(page.locator(".job.working .job-state")).to_contain_text("10:05", timeout=60_000)
+            expect(page.locator(".job.working .job-state")).to_contain_text("10:05", timeout=200_000)
             page.wait_for_timeout(3000)
             shoot("transcribe")
             page.evaluate("location.hash = '#/status'")
@@ -84,8 +84,8 @@ def take(bench, folder):
             for _ in range(2):
                 page.locator("[aria-label^='A+']").click()
             page.locator(".live-actions .primary").click()
-            page.locator(".captions .said + .pale").first.wait_for(timeout=60_000)
+            page.locator(".captions .said + .pale").first.wait_for(timeout=200_000)
             page.wait_for_timeout(200)
             shoot("live")
             page.locator(".live-actions .primary").click()
-            page.locator(".button.primary").wait_for(timeout=60_000)
+            page.locator(".button.primary").wait_for(timeout=200_000)
