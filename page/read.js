@@ -31,7 +31,7 @@ function Transcript({ entry, segments, blob }) {
 	const [away, setAway] = useState(false);
 	const [help, setHelp] = useState(false);
 	const [facts, setFacts] = useState(entry);
-	const speakerOf = (segment) => (segment.channel == null ? '' : facts.speakers[segment.channel] || t('speaker', { n: segment.channel + 1 }));
+	const speakerOf = (segment) => (segment.channel == null ? '' : entry.speakers[segment.channel] || t('speaker', { n: segment.channel + 1 }));
 
 	const keep = (values) => {
 		Object.assign(entry, values);

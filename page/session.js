@@ -158,9 +158,9 @@ export class Session {
 		this.ended = true;
 		this.socket?.close();
 		await recording;
-		for (const track of this.stream.getTracks()) track.stop();
-		await this.context.close();
-		const type = this.recorder.mimeType.split(';')[0];
+		this.stream?.getTracks().forEach((track) => track.stop());
+		await this.context?.close();
+		const type = this.recorder?.mimeType.split(';')[0];
 		return { blob: new Blob(this.parts, { type }), seconds: this.sent / RATE };
 	}
 }

@@ -16,9 +16,9 @@ WORDS = "ask not what your country can do for you"
 VIEWS = ("", "live", "history", "status")
 # Told of everything that the browser's policy refused, before the page's own scripts run.
 WATCH = "window.refused = []; addEventListener('securitypolicyviolation', (e) => window.refused.push(`${e.violatedDirective} ${e.blockedURI}`));"
-SLOW = 120_000
+SLOW = 240_000
 # A shared machine may be busy.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 SAMPLE_SECONDS = 7200
 
 
@@ -29,6 +29,7 @@ class Bench:
         self.options, self.folder, self.audio, self.start_server = options, folder, audio, server
         self.axe = axe.read_text(encoding="utf-8")
         self.done = 0
+        self.patience = 60_000
         self.strays, self.refused, self.errors = [], [], []
 
     def __enter__(self):
@@ -72,6 +73,7 @@ class Bench:
             failed += bool(found)
             print(f"{'FAIL' if found else 'ok  '} no {name} {found or ''}", flush=True)
         if self.options.screenshots:
+            self.patience = 200_000
             pictures.take(self, self.options.screenshots)
         return failed
 
@@ -80,7 +82,7 @@ class Bench:
         """A tab of a fresh browser profile, watched."""
         address = address or self.server.address
         context = self.browser.new_context(**{"locale": "en-US", "viewport": {"width": 1100, "height": 760}, **settings})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(self.patience)
         context.add_init_script(WATCH)
         host = address.split("/")[2]
 
