@@ -126,6 +126,16 @@ impl Precision {
             Self::F32 => "f32",
         }
     }
+
+    /// The format of attention: bfloat16, or `f32` in the exact format.
+    pub(crate) fn attention(self) -> Self {
+        if self == Self::F32 { Self::F32 } else { Self::Bf16 }
+    }
+
+    /// Bytes of a number of attention's keys and values.
+    pub(crate) fn number(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
 }
 
 /// One tensor, row-major.

@@ -35,9 +35,6 @@ pub(crate) const PANEL: usize = 32;
 pub(crate) const BLOCK: usize = 64;
 /// Rows and blocks whose values are all smaller count as zeros: 127 divided by the largest must be finite.
 pub(crate) const SMALLEST: f32 = 1e-30;
-/// Positions of a sequence that lie together in memory.
-pub(crate) const PAGE: usize = 16;
-
 /// A packed matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
@@ -186,19 +183,24 @@ pub(crate) struct PackHeads {
     pub(crate) values: *mut u32,
 }
 
-/// Attention of one query to the earlier tokens of its sequence, one head.
+/// Key and value of one head of one token, 64 channels each, to be kept: the key, then the value.
 #[derive(Clone, Copy)]
-pub(crate) struct AttendPages {
+pub(crate) struct StoreToken {
+    pub(crate) key: *const f32,
+    pub(crate) value: *const f32,
+    pub(crate) to: *mut u8,
+}
+
+/// Attention of one query to the tokens of its sequence, one head.
+#[derive(Clone, Copy)]
+pub(crate) struct AttendTokens {
     /// 64 channels, scaled by 1/8 and log2(e).
     pub(crate) query: *const f32,
-    /// The pages of the sequence.
-    pub(crate) pages: *const *mut f32,
-    /// From a page's start to this layer's and head's keys of its first position, and to its values.
-    pub(crate) keys_at: usize,
-    pub(crate) values_at: usize,
-    /// From one position to the next within a page.
-    pub(crate) stride: usize,
-    /// Positions attended to.
+    /// What is kept of each token.
+    pub(crate) tokens: *const *mut u8,
+    /// Bytes from there to what [`StoreToken`] wrote for this layer and head.
+    pub(crate) at: usize,
+    /// Tokens attended to.
     pub(crate) count: usize,
     pub(crate) out: *mut f32,
     /// Room for `count` rounded up to 16 values.
@@ -226,7 +228,8 @@ pub(crate) struct Kernels {
     /// In `Bf16` and `F32`.
     attend: [unsafe fn(&Attend); 2],
     pack_heads: [unsafe fn(&PackHeads); 2],
-    pub(crate) attend_pages: unsafe fn(&AttendPages),
+    store_token: [unsafe fn(&StoreToken); 2],
+    attend_tokens: [unsafe fn(&AttendTokens); 2],
     /// `to = norm(from) * weight + bias` over `k` (a multiple of 16) values.
     pub(crate) layer_norm:
         unsafe fn(to: *mut f32, from: *const f32, weight: *const f32, bias: *const f32, k: usize),
@@ -266,6 +269,14 @@ impl Kernels {
 
     pub(crate) fn pack_heads(&self, format: Precision) -> unsafe fn(&PackHeads) {
         self.pack_heads[usize::from(format == Precision::F32)]
+    }
+
+    pub(crate) fn store_token(&self, format: Precision) -> unsafe fn(&StoreToken) {
+        self.store_token[usize::from(format == Precision::F32)]
+    }
+
+    pub(crate) fn attend_tokens(&self, format: Precision) -> unsafe fn(&AttendTokens) {
+        self.attend_tokens[usize::from(format == Precision::F32)]
     }
 
     /// Bytes of one number in rows of activations.

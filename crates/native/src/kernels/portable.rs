@@ -10,7 +10,7 @@ use super::generic;
 use super::set::kernel_set;
 use super::simd::Plain;
 use super::tile::{BlockTile, Tile};
-use super::{Attend, AttendPages, BLOCK, Kernels, PANEL, PackHeads, Product, Quantise};
+use super::{Attend, AttendTokens, BLOCK, Kernels, PANEL, PackHeads, Product, Quantise, StoreToken};
 
 struct Int8;
 

@@ -19,7 +19,8 @@ macro_rules! kernel_set {
             ],
             attend: [$module::attend_bf16, $module::attend_f32],
             pack_heads: [$module::pack_bf16, $module::pack_f32],
-            attend_pages: $module::attend_pages,
+            store_token: [$module::store_token_bf16, $module::store_token_f32],
+            attend_tokens: [$module::attend_tokens_bf16, $module::attend_tokens_f32],
             layer_norm: $module::layer_norm,
             int8_bytes: $int8_bytes,
             bf16_bytes: if $bf16_rows { 2 } else { 4 },
@@ -73,8 +74,20 @@ macro_rules! kernel_set {
                 generic::pack_heads::<$simd, false>(p);
             }
             #[$compiled]
-            pub(super) unsafe fn attend_pages(a: &AttendPages) {
-                generic::attend_pages::<$simd>(a);
+            pub(super) unsafe fn store_token_bf16(s: &StoreToken) {
+                generic::store_token::<$simd, true>(s);
+            }
+            #[$compiled]
+            pub(super) unsafe fn store_token_f32(s: &StoreToken) {
+                generic::store_token::<$simd, false>(s);
+            }
+            #[$compiled]
+            pub(super) unsafe fn attend_tokens_bf16(a: &AttendTokens) {
+                generic::attend_tokens::<$simd, true>(a);
+            }
+            #[$compiled]
+            pub(super) unsafe fn attend_tokens_f32(a: &AttendTokens) {
+                generic::attend_tokens::<$simd, false>(a);
             }
             #[$compiled]
             pub(super) unsafe fn layer_norm(

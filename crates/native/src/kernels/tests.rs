@@ -412,41 +412,59 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
 }
 
 #[test]
-fn attention_over_pages_is_attention_over_their_positions() {
+fn attention_to_tokens_is_attention_over_what_was_kept_of_them() {
     let mut random = Random::new(6);
     for _ in 0..30 {
-        let count = 1 + random.below(70);
+        let (count, at) = (1 + random.below(70), 64 * random.below(3));
         let q: Vec<f32> = (0..64).map(|_| random.normal()).collect();
         let keys: Vec<f32> = (0..count * 64).map(|_| random.normal()).collect();
         let values: Vec<f32> = (0..count * 64).map(|_| random.normal()).collect();
-        let mut pages: Vec<Vec<f32>> = vec![vec![f32::NAN; PAGE * 64 * 2]; count.div_ceil(PAGE)];
-        for position in 0..count {
-            let (page, at) = (&mut pages[position / PAGE], position % PAGE * 64);
-            page[at..at + 64].copy_from_slice(&keys[position * 64..][..64]);
-            page[PAGE * 64 + at..][..64].copy_from_slice(&values[position * 64..][..64]);
-        }
-        let pointers: Vec<*mut f32> = pages.iter_mut().map(Vec::as_mut_ptr).collect();
-        let (_, want) = attention(&q, &keys, &values, count);
-        for (isa, kernels) in sets() {
-            let (mut out, mut scores) = (vec![0.0f32; 64], vec![f32::NAN; count.next_multiple_of(16)]);
-            let attend = AttendPages {
-                query: q.as_ptr(),
-                pages: pointers.as_ptr(),
-                keys_at: 0,
-                values_at: PAGE * 64,
-                stride: 64,
-                count,
-                out: out.as_mut_ptr(),
-                scores: scores.as_mut_ptr(),
+        for format in [Precision::Bf16, Precision::F32] {
+            let round = |values: &[f32]| -> Vec<f32> {
+                let narrow = |x: &f32| f32::from_bits(u32::from(bf16(*x)) << 16);
+                if format == Precision::F32 {
+                    values.to_vec()
+                } else {
+                    values.iter().map(narrow).collect()
+                }
             };
-            // SAFETY: the pages hold `count` positions.
-            unsafe { (kernels.attend_pages)(&attend) };
-            for (got, want) in out.iter().zip(&want) {
-                assert!(
-                    (f64::from(*got) - want).abs() < 1e-5,
-                    "{}: {got} for {want}",
-                    isa.name()
-                );
+            let (_, want) = attention(&q, &round(&keys), &round(&values), count);
+            for (isa, kernels) in sets() {
+                let bytes = 128 * format.number();
+                let mut kept: Vec<Vec<u8>> = vec![vec![0xff; at + bytes]; count];
+                let tokens: Vec<*mut u8> = kept.iter_mut().map(Vec::as_mut_ptr).collect();
+                let (mut out, mut scores) = (vec![0.0f32; 64], vec![f32::NAN; count.next_multiple_of(16)]);
+                for (token, to) in tokens.iter().enumerate() {
+                    let store = StoreToken {
+                        key: keys[token * 64..].as_ptr(),
+                        value: values[token * 64..].as_ptr(),
+                        to: to.wrapping_add(at),
+                    };
+                    // SAFETY: there is room for 128 numbers.
+                    unsafe { kernels.store_token(format)(&store) };
+                }
+                let attend = AttendTokens {
+                    query: q.as_ptr(),
+                    tokens: tokens.as_ptr(),
+                    at,
+                    count,
+                    out: out.as_mut_ptr(),
+                    scores: scores.as_mut_ptr(),
+                };
+                // SAFETY: `count` tokens were kept, and all buffers have the sizes that the fields say.
+                unsafe { kernels.attend_tokens(format)(&attend) };
+                for (got, want) in out.iter().zip(&want) {
+                    assert!(
+                        (f64::from(*got) - want).abs() < 1e-5,
+                        "{} {}: {got} for {want}",
+                        isa.name(),
+                        format.name()
+                    );
+                }
+                let untouched = kept
+                    .iter()
+                    .all(|kept| kept[..at].iter().all(|byte| *byte == 0xff));
+                assert!(untouched, "{} wrote before its place", isa.name());
             }
         }
     }
