@@ -501,7 +501,7 @@ impl Step<'_> {
         let (width, rows) = (self.width(), self.rows(self.width()));
         let (queries, out) = (self.common.qkv, self.common.attended);
         let panels = HEAD / PANEL;
-        let format = self.context.attention();
+        let format = self.context.precision.cross();
         team.run(
             self.context.shape.text_heads,
             &|head, thread| {
@@ -516,8 +516,16 @@ impl Step<'_> {
                     self.context
                         .product(rows, &layer.cross_query, channels, queries.at(0), width, epilogue);
                     let from = queries.at(head * HEAD);
-                    self.context
-                        .quantise(format, from, width, self.count, HEAD, own.queries.0)
+                    if format == Precision::Int8Row {
+                        Rows {
+                            start: from.cast(),
+                            stride: width * 4,
+                            count: self.count,
+                        }
+                    } else {
+                        self.context
+                            .quantise(format, from, width, self.count, HEAD, own.queries.0)
+                    }
                 };
                 let captured = self.capture.and_then(|Captured { heads, out }| {
                     let found = heads.iter().position(|pair| *pair == (index, head))?;

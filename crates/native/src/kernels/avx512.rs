@@ -24,6 +24,7 @@ use std::arch::x86_64::{
 };
 
 use super::generic;
+use super::narrow;
 use super::set::kernel_set;
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile, by_rows};

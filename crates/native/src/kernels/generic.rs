@@ -19,16 +19,16 @@ use crate::shape::HEAD;
 
 /// A panel's worth of accumulators for each row of a tile.
 #[repr(align(64))]
-struct Accumulators(std::mem::MaybeUninit<[f32; MOST_ROWS * PANEL]>);
+pub(super) struct Accumulators(std::mem::MaybeUninit<[f32; MOST_ROWS * PANEL]>);
 
 impl Accumulators {
     #[inline(always)]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(std::mem::MaybeUninit::uninit())
     }
 
     #[inline(always)]
-    fn start(&mut self) -> *mut f32 {
+    pub(super) fn start(&mut self) -> *mut f32 {
         self.0.as_mut_ptr().cast()
     }
 }
@@ -298,7 +298,7 @@ pub(crate) unsafe fn layer_norm<S: Simd>(
 /// Softmax in base 2 over the first `count` of `padded` scores, not yet divided by the sum; the padding becomes 0.
 /// Returns (largest score, 1 / sum).
 #[inline(always)]
-unsafe fn softmax<S: Simd, const BF16: bool>(
+pub(super) unsafe fn softmax<S: Simd, const BF16: bool>(
     scores: *const f32,
     count: usize,
     padded: usize,

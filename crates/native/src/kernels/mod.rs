@@ -15,6 +15,7 @@
 //! back: -128 times the sum of the row's integers.
 
 mod generic;
+mod narrow;
 mod set;
 mod simd;
 mod tile;
@@ -137,11 +138,14 @@ pub(crate) struct Quantise {
     pub(crate) to_stride: usize,
 }
 
-/// Packed keys and values of one head: keys in panels of 32 positions, values in two panels of 32 channels.
+/// Packed keys and values of one head: keys in panels of 32 positions, values in two panels of 32 channels. As 8-bit integers
+/// they are 128 too large, like weights.
 #[derive(Clone, Copy)]
 pub(crate) struct Head {
     pub(crate) keys: *const u32,
     pub(crate) values: *const u32,
+    /// Of the keys of each position, then, `padded` further on, of the values; 8-bit integers only.
+    pub(crate) scales: *const f32,
     /// Positions that count.
     pub(crate) positions: usize,
     /// Positions with the padding to whole panels.
@@ -151,7 +155,8 @@ pub(crate) struct Head {
 /// Attention of some rows of queries to one head.
 #[derive(Clone, Copy)]
 pub(crate) struct Attend {
-    /// Queries of 64 channels in the layout of the attention's format, scaled by 1/8 and log2(e).
+    /// Queries of 64 channels, scaled by 1/8 and log2(e), in the layout of the attention's format; `f32` where keys and values
+    /// are 8-bit integers.
     pub(crate) queries: Rows,
     pub(crate) head: Head,
     pub(crate) out: *mut f32,
@@ -173,7 +178,7 @@ pub(crate) struct PackHeads {
     /// Of both sources, in elements.
     pub(crate) from_stride: usize,
     pub(crate) heads: usize,
-    /// First position; even.
+    /// First position; a multiple of 4.
     pub(crate) first: usize,
     pub(crate) count: usize,
     /// Positions of the whole window, and with the padding to whole panels.
@@ -181,6 +186,8 @@ pub(crate) struct PackHeads {
     pub(crate) padded: usize,
     pub(crate) keys: *mut u32,
     pub(crate) values: *mut u32,
+    /// Of all heads, as [`Head::scales`]; 8-bit integers only.
+    pub(crate) scales: *mut f32,
 }
 
 /// Key and value of one head of one token, 64 channels each, to be kept: the key, then the value.
@@ -225,9 +232,10 @@ pub(crate) struct Kernels {
     /// By [`Precision`], in the order of its variants.
     product: [unsafe fn(&Product); 4],
     quantise: [unsafe fn(&Quantise); 4],
+    /// In `Bf16`, `F32` and `Int8Row`.
+    attend: [unsafe fn(&Attend); 3],
+    pack_heads: [unsafe fn(&PackHeads); 3],
     /// In `Bf16` and `F32`.
-    attend: [unsafe fn(&Attend); 2],
-    pack_heads: [unsafe fn(&PackHeads); 2],
     store_token: [unsafe fn(&StoreToken); 2],
     attend_tokens: [unsafe fn(&AttendTokens); 2],
     /// `to = norm(from) * weight + bias` over `k` (a multiple of 16) values.
@@ -262,13 +270,13 @@ impl Kernels {
         self.quantise[format as usize]
     }
 
-    /// `format` is `Bf16` or `F32`.
+    /// `format` is one of [`Precision::cross`].
     pub(crate) fn attend(&self, format: Precision) -> unsafe fn(&Attend) {
-        self.attend[usize::from(format == Precision::F32)]
+        self.attend[heads_in(format)]
     }
 
     pub(crate) fn pack_heads(&self, format: Precision) -> unsafe fn(&PackHeads) {
-        self.pack_heads[usize::from(format == Precision::F32)]
+        self.pack_heads[heads_in(format)]
     }
 
     pub(crate) fn store_token(&self, format: Precision) -> unsafe fn(&StoreToken) {
@@ -295,6 +303,15 @@ impl Kernels {
             Precision::Int8Block64 => k / BLOCK * (BLOCK * self.int8_bytes + 8),
             Precision::Bf16 | Precision::F32 => k * self.number(format),
         }
+    }
+}
+
+/// The place of a format of keys and values in [`Kernels::attend`].
+fn heads_in(format: Precision) -> usize {
+    match format {
+        Precision::Bf16 => 0,
+        Precision::F32 => 1,
+        Precision::Int8Row | Precision::Int8Block64 => 2,
     }
 }
 

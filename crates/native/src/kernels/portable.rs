@@ -7,6 +7,7 @@
 #![allow(clippy::inline_always, reason = "must melt into the loops around it")]
 
 use super::generic;
+use super::narrow;
 use super::set::kernel_set;
 use super::simd::Plain;
 use super::tile::{BlockTile, Tile};

@@ -17,8 +17,8 @@ macro_rules! kernel_set {
                 $module::quantise_bf16,
                 generic::copy_rows,
             ],
-            attend: [$module::attend_bf16, $module::attend_f32],
-            pack_heads: [$module::pack_bf16, $module::pack_f32],
+            attend: [$module::attend_bf16, $module::attend_f32, $module::attend_int8],
+            pack_heads: [$module::pack_bf16, $module::pack_f32, $module::pack_int8],
             store_token: [$module::store_token_bf16, $module::store_token_f32],
             attend_tokens: [$module::attend_tokens_bf16, $module::attend_tokens_f32],
             layer_norm: $module::layer_norm,
@@ -64,6 +64,14 @@ macro_rules! kernel_set {
             #[$compiled]
             pub(super) unsafe fn attend_f32(a: &Attend) {
                 generic::attend::<$simd, $f32, false>(a, 1);
+            }
+            #[$compiled]
+            pub(super) unsafe fn attend_int8(a: &Attend) {
+                narrow::attend::<$simd, $int8>(a, $start);
+            }
+            #[$compiled]
+            pub(super) unsafe fn pack_int8(p: &PackHeads) {
+                narrow::pack_heads::<$simd>(p);
             }
             #[$compiled]
             pub(super) unsafe fn pack_bf16(p: &PackHeads) {

@@ -42,9 +42,9 @@ pub(crate) trait Simd: Copy {
     unsafe fn largest(v: Self::V) -> f32;
     /// From 32-bit integers.
     unsafe fn from_i32(p: *const i32) -> Self::V;
-    /// Whole numbers in -127 to 127 to bytes.
+    /// Whole numbers in -128 to 127 to bytes.
     unsafe fn store_i8(p: *mut i8, v: Self::V);
-    /// Whole numbers in -127 to 127 to 16-bit integers.
+    /// Whole numbers in -128 to 127 to 16-bit integers.
     unsafe fn store_i16(p: *mut i16, v: Self::V);
     /// To bfloat16, nearest, ties to even.
     unsafe fn store_bf16(p: *mut u16, v: Self::V);

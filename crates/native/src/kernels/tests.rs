@@ -318,6 +318,18 @@ fn attention(q: &[f32], keys: &[f32], values: &[f32], count: usize) -> (Vec<f64>
     (weights, out)
 }
 
+/// Values as 8-bit integers with a scale for each 64.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let head = |values: &[f32]| {
+        let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        let round = move |x: &f32| (x * inverse).round_ties_even() * scale;
+        values.iter().map(round).collect::<Vec<f32>>()
+    };
+    values.chunks(64).flat_map(head).collect()
+}
+
 #[test]
 fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
     let mut random = Random::new(5);
@@ -328,13 +340,14 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
         let keys: Vec<f32> = (0..positions * 64).map(|_| random.normal()).collect();
         let values: Vec<f32> = (0..positions * 64).map(|_| random.normal()).collect();
         for (isa, kernels) in sets() {
-            for format in [Precision::Bf16, Precision::F32] {
+            for format in [Precision::Bf16, Precision::F32, Precision::Int8Row] {
                 // What was there before must not shine through: all ones are not-a-number in both formats.
                 let (mut k, mut v) = (Buffer::new(padded * 256), Buffer::new(padded * 256));
                 k.bytes_mut().fill(0xff);
                 v.bytes_mut().fill(0xff);
+                let mut scales = vec![f32::NAN; 2 * padded];
                 // In two pieces, as two chunks of the encoder would.
-                let cut = (positions / 2).next_multiple_of(2).min(positions);
+                let cut = (positions / 2).next_multiple_of(4).min(positions);
                 for (first, count) in [(0, cut), (cut, positions - cut)] {
                     let pack = PackHeads {
                         keys_from: keys[first * 64..].as_ptr(),
@@ -347,11 +360,18 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                         padded,
                         keys: k.shared().0.cast(),
                         values: v.shared().0.cast(),
+                        scales: scales.as_mut_ptr(),
                     };
                     // SAFETY: the buffers hold `padded` positions of 64 channels.
                     unsafe { kernels.pack_heads(format)(&pack) };
                 }
-                let stride = kernels.row(format, 64);
+                // Queries are not rounded to 8 bits.
+                let of_queries = if format == Precision::Int8Row {
+                    Precision::F32
+                } else {
+                    format
+                };
+                let stride = kernels.row(of_queries, 64);
                 let queries = Buffer::new(rows * stride);
                 let quantise = Quantise {
                     from: q.as_ptr(),
@@ -372,6 +392,7 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                     head: Head {
                         keys: k.shared().0.cast(),
                         values: v.shared().0.cast(),
+                        scales: scales.as_ptr(),
                         positions,
                         padded,
                     },
@@ -383,10 +404,20 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                 };
                 // SAFETY: all buffers have the sizes that the fields say.
                 unsafe {
-                    kernels.quantise(format)(&quantise);
+                    kernels.quantise(of_queries)(&quantise);
                     kernels.attend(format)(&attend);
                 }
-                let tolerance = if format == Precision::F32 { 1e-5 } else { 0.06 };
+                let tolerance = match format {
+                    Precision::F32 => 1e-5,
+                    Precision::Bf16 => 0.06,
+                    // Beside what was packed; the other side of the products has 16 bits.
+                    Precision::Int8Row | Precision::Int8Block64 => 2e-3,
+                };
+                let (keys, values) = if format == Precision::Int8Row {
+                    (rounded(&keys), rounded(&values))
+                } else {
+                    (keys.clone(), values.clone())
+                };
                 for row in 0..rows {
                     let (want_weights, want) = attention(&q[row * 64..], &keys, &values, positions);
                     for (got, want) in out[row * 64..][..64].iter().zip(&want) {
