@@ -276,6 +276,36 @@ fn an_answer_that_is_the_vocabulary_is_decoded_again_without_it() {
 }
 
 #[test]
+fn a_large_model_that_does_not_keep_up_is_named_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("ggml-medium.bin");
+    support::stand_in::write_wide(&model, 2048);
+    // Five seconds of sound take nearly as many: nobody sent any.
+    let mut server = scripted(&json!({ "delay_ms": 4500 }), "")
+        .model_file(&model)
+        .start();
+    assert!(
+        server.json("/health").get("slow_model").is_none(),
+        "readiness does not wait for it"
+    );
+    server.wait_until("the model is called slow", MINUTE, |s| {
+        s.output
+            .lock()
+            .unwrap()
+            .contains("seconds of audio a second here")
+    });
+    assert!(
+        server
+            .output
+            .lock()
+            .unwrap()
+            .contains("`small-q8_0` would do three")
+    );
+    let advice = &server.json("/health")["slow_model"];
+    assert_eq!(advice["model"], "small-q8_0", "{advice}");
+}
+
+#[test]
 fn a_held_chord_is_answered_with_no_words() {
     let server = with_model("tiny.en", "").start();
     let chord: Vec<u8> = (0..160_000)

@@ -1,5 +1,6 @@
 //! The recordings that a command line names: files as they are, folders by what lies in them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -31,6 +32,9 @@ pub(super) fn find(named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             inputs.push(path.clone());
         }
     }
+    // What is named twice, or lies in a folder that is named as well, is done once.
+    let mut known = BTreeSet::new();
+    inputs.retain(|path| known.insert(path.canonicalize().unwrap_or_else(|_| path.clone())));
     Ok(inputs)
 }
 
@@ -102,6 +106,14 @@ mod tests {
         std::fs::write(at("notes.txt"), "x").unwrap();
         let found = find(&[root.path().to_owned()]).unwrap();
         assert_eq!(found, [at("a.WAV"), at("b.wav"), at("deep/c.wav")]);
+        let twice = find(&[
+            at("b.wav"),
+            root.path().join("deep"),
+            root.path().to_owned(),
+            at("b.wav"),
+        ])
+        .unwrap();
+        assert_eq!(twice, [at("b.wav"), at("deep/c.wav"), at("a.WAV")]);
     }
 
     #[test]

@@ -82,13 +82,18 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
                 for line in invitation(app.locale, address, &app.config.server) {
                     say(&line);
                 }
-                // The first recordings tell how fast the model is here.
+                if app.status.may_be_slow() {
+                    app.measure_speed().await;
+                }
+                // Otherwise the first recordings tell how fast the model is here.
                 while !app.status.speed_is_known() {
                     tokio::time::sleep(SPEED_LOOK).await;
                 }
                 if let Some(advice) = app.status.speed_advice() {
                     say(&format!("⚠ {}", advice.say(app.locale)));
                 }
+            } else if let Some(reason) = health.reason {
+                tracing::error!("no transcription is possible: {reason}");
             }
         })
     };

@@ -34,7 +34,8 @@ pub(super) struct Arguments {
     /// Form of the result
     #[arg(long, value_enum, default_value = "text")]
     format: OutputFormat,
-    /// Folder for the results; without it one recording's goes to stdout, and of several each lies beside its recording
+    /// Folder for the results; without it one recording's goes to stdout, and of several each lies beside its recording.
+    /// Files that bear a result's name are replaced
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// ISO 639-1 code such as `ja`; detected when left out

@@ -175,7 +175,7 @@ pub struct DecodeOptions {
     /// Its words are waited for while somebody speaks on: of the higher temperatures only one is tried.
     #[serde(default)]
     pub live: bool,
-    /// Names and terms to prefer where they are likely; also at the end of `prompt`.
+    /// Names and terms to prefer where they are likely; as many as there is room for also stand behind `prompt`.
     #[serde(default)]
     pub vocabulary: Option<VocabularyOptions>,
 }

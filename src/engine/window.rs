@@ -2,7 +2,7 @@
 //! result is doubtful. The same for every engine that can run single steps.
 
 use super::decode::{
-    self, Choice, Hypothesis, Limits, Row, StepError, Steps, Strategy, TokenTrie, Vocabulary, VocabularyBias,
+    self, Choice, Hypothesis, Limits, Row, StepError, Steps, Strategy, TokenTrie, Vocabulary,
 };
 use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::message::DecodeOptions;
@@ -144,11 +144,11 @@ pub(super) async fn passes(
     options: &DecodeOptions,
     attempt: Attempt,
 ) -> Result<WindowTranscript, StepError> {
-    let prompt = v.prompt(options.prompt.as_deref());
+    let prompt = v.prompt(options.prompt.as_deref(), phrases(options));
     let trie = options
         .vocabulary
         .as_ref()
-        .filter(|_| attempt.strategy == Strategy::Greedy)
+        .filter(|_| !matches!(attempt.strategy, Strategy::Sample { .. }))
         .and_then(|vocabulary| TokenTrie::new(v, vocabulary));
     let mut language = attempt.language;
     let mut language_probability = attempt.language_probability;
@@ -188,10 +188,9 @@ pub(super) async fn passes(
             };
             engine.step(&[row], &mut logits).await?;
         }
-        let hypothesis = {
-            let bias = trie.as_ref().map(VocabularyBias::new);
-            decode::search(engine, v, &mut logits, limits, attempt.strategy, &forced, bias).await?
-        };
+        let trie = trie.as_ref();
+        let hypothesis =
+            decode::search(engine, v, &mut logits, limits, attempt.strategy, &forced, trie).await?;
         let silent = no_speech_prob > NO_SPEECH_THRESHOLD && hypothesis.avg_logprob < MIN_AVG_LOGPROB;
         if silent {
             break;
@@ -380,6 +379,14 @@ async fn align(
         token.onset = Some(place.offset + onset);
     }
     Ok(())
+}
+
+/// Names and terms that the model is told of.
+pub(super) fn phrases(options: &DecodeOptions) -> &[String] {
+    options
+        .vocabulary
+        .as_ref()
+        .map_or(&[], |vocabulary| &vocabulary.phrases)
 }
 
 /// Languages that may win, as indices into the table.

@@ -76,21 +76,25 @@ pub struct WordingRequest {
 /// three.
 const PROMPT_BYTES: usize = 1536;
 
-/// The prompt with the keywords at its end, where the model's memory of a prompt is surest; of a longer one the end.
-pub fn prompt_with_keywords(prompt: Option<&str>, keywords: &[String]) -> Option<String> {
-    let keywords = keywords.join(", ");
-    let prompt = prompt.filter(|prompt| !prompt.trim().is_empty());
-    let mut whole = match (prompt, keywords.is_empty()) {
-        (None, true) => return None,
-        (Some(prompt), true) => prompt.to_owned(),
-        (None, false) => keywords,
-        (Some(prompt), false) => format!("{} {keywords}", prompt.trim_end()),
-    };
-    let mut start = whole.len().saturating_sub(PROMPT_BYTES);
-    while !whole.is_char_boundary(start) {
+/// The end of a prompt, as much of it as can reach a model; `None` of a blank one.
+pub fn end_of_prompt(prompt: Option<&str>) -> Option<String> {
+    let prompt = prompt.filter(|prompt| !prompt.trim().is_empty())?;
+    let mut start = prompt.len().saturating_sub(PROMPT_BYTES);
+    while !prompt.is_char_boundary(start) {
         start += 1;
     }
-    Some(whole.split_off(start))
+    Some(prompt[start..].to_owned())
+}
+
+/// Bytes of a prompt with keywords behind it, as far as they can reach a model.
+pub fn prompt_bytes(prompt: Option<&str>, keywords: &[String]) -> usize {
+    let listed: usize = keywords.iter().map(|keyword| keyword.len() + ", ".len()).sum();
+    let listed = listed.saturating_sub(", ".len());
+    let prompt = match prompt {
+        Some(prompt) if listed > 0 => prompt.trim_end().len() + " ".len(),
+        prompt => prompt.map_or(0, str::len),
+    };
+    (prompt + listed).min(PROMPT_BYTES)
 }
 
 /// What a running request tells its client.
@@ -108,6 +112,14 @@ pub enum JobError {
     /// The recording is at fault, or the disk.
     #[error(transparent)]
     Audio(#[from] crate::audio::AudioError),
+    /// A channel was asked for that the recording does not have.
+    #[error("channel {asked} was asked for; the recording has {count}, counted from 0")]
+    NoSuchChannel {
+        /// Counted from 0.
+        asked: u16,
+        /// Channels of the recording.
+        count: u16,
+    },
     /// No model serves the name.
     #[error(transparent)]
     Serving(#[from] ServingError),

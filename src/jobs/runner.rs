@@ -12,8 +12,7 @@ use tokio::sync::mpsc;
 use super::decoding::{Decoder, DecoderMessage};
 use super::second_look::{Heard, LanguageTracker, Verdict, is_mostly_vocabulary};
 use super::{
-    JobError, JobEvent, JobHandle, JobRunner, LanguageMode, TranscribeOptions, WordingRequest,
-    prompt_with_keywords,
+    JobError, JobEvent, JobHandle, JobRunner, LanguageMode, TranscribeOptions, WordingRequest, end_of_prompt,
 };
 use crate::admission::turns::Turn;
 use crate::admission::{Admission, Admitted};
@@ -106,7 +105,11 @@ impl Jobs {
             deadline: Deadline::new(Duration::from_secs(
                 self.inner.config.server.request_deadline_seconds,
             )),
-            options: DecodeOptions::default(),
+            options: DecodeOptions {
+                // One look: noise is doubted, and second looks at it would count as slowness.
+                draft: true,
+                ..DecodeOptions::default()
+            },
             samples: noise(),
         };
         self.inner
@@ -195,7 +198,11 @@ impl Inner {
             ) => {
                 self.metrics.failed.add(1);
             }
-            Err(JobError::Audio(_) | JobError::Serving(ServingError::UnknownDeployment { .. })) => {
+            Err(
+                JobError::Audio(_)
+                | JobError::NoSuchChannel { .. }
+                | JobError::Serving(ServingError::UnknownDeployment { .. }),
+            ) => {
                 self.metrics.rejected.add(1);
             }
         }
@@ -239,7 +246,10 @@ impl Inner {
                 detail: format!("decoder: {panic}"),
             }),
         };
-        if !matches!(result, Err(JobError::Failed { .. } | JobError::Serving(_))) {
+        if !matches!(
+            result,
+            Err(JobError::Failed { .. } | JobError::NoSuchChannel { .. } | JobError::Serving(_))
+        ) {
             decoded?;
         }
         let transcript = result?;
@@ -482,6 +492,7 @@ impl<'j> Request<'j> {
                 () = service.changed(), if open => {}
                 message = messages.recv(), if open && room => match message {
                     Some(DecoderMessage::Window { channel, channels, window }) => {
+                        self.has_channels(channels)?;
                         if self.is_wanted(channel) {
                             running.push_back(self.run(window, channel, channels, std::mem::take(&mut first)));
                         }
@@ -532,6 +543,15 @@ impl<'j> Request<'j> {
     fn is_wanted(&self, channel: u16) -> bool {
         let only = self.options.only_channels.as_ref();
         only.is_none_or(|list| !self.options.separate_channels || list.contains(&channel))
+    }
+
+    /// Refuses a recording with too few channels.
+    fn has_channels(&self, count: u16) -> Result<(), JobError> {
+        let wanted = self.options.only_channels.iter().flatten();
+        match wanted.copied().find(|channel| *channel >= count) {
+            Some(asked) => Err(JobError::NoSuchChannel { asked, count }),
+            None => Ok(()),
+        }
     }
 
     fn channel(&mut self, channel: u16) -> &mut ChannelState {
@@ -586,7 +606,6 @@ impl<'j> Request<'j> {
             task: keep.then(|| task.clone()),
         };
         let scheduler = self.jobs.scheduler.clone();
-        let prompt = prompt_with_keywords(self.options.prompt.as_deref(), &[]);
         Box::pin(async move {
             let phrases = task.options.vocabulary.as_ref().map(|v| v.phrases.clone());
             let mut outcome = scheduler.run(task).await;
@@ -595,7 +614,6 @@ impl<'j> Request<'j> {
             {
                 let mut task = task.clone();
                 task.options.vocabulary = None;
-                task.options.prompt = prompt;
                 outcome = scheduler.run(task).await;
             }
             (again, undecided, outcome)
@@ -665,10 +683,7 @@ impl<'j> Request<'j> {
             task: self.options.task,
             language,
             candidate_languages: self.options.candidate_languages.clone(),
-            prompt: prompt_with_keywords(
-                self.options.prompt.as_deref(),
-                self.vocabulary.as_ref().map_or(&[], |v| &v.phrases),
-            ),
+            prompt: end_of_prompt(self.options.prompt.as_deref()),
             vocabulary: self.vocabulary.clone(),
             temperature: self.options.temperature,
             beam_size: self

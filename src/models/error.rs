@@ -42,7 +42,7 @@ pub enum ModelError {
         actual: String,
     },
     /// Every source of the catalogue entry failed.
-    #[error("model `{name}` could not be fetched:{}", list_attempts(attempts))]
+    #[error("model `{name}` could not be fetched: {}", said_of(attempts))]
     NoSource {
         /// Name in the catalogue.
         name: String,
@@ -172,16 +172,16 @@ fn near_names(near: &[String]) -> String {
     }
 }
 
-fn list_attempts(attempts: &[SourceAttempt]) -> String {
+/// Where a model was looked for, and what came of it.
+pub fn said_of(attempts: &[SourceAttempt]) -> String {
     if attempts.is_empty() {
-        return " the catalogue names no source that is allowed here".to_owned();
+        return "the catalogue names no source that is allowed here".to_owned();
     }
-    attempts.iter().fold(String::new(), |mut text, attempt| {
-        let mark = if text.is_empty() { ' ' } else { ';' };
-        let space = if text.is_empty() { "" } else { " " };
-        let _ = write!(text, "{mark}{space}{}: {}", attempt.from, attempt.reason);
-        text
-    })
+    let said: Vec<String> = attempts
+        .iter()
+        .map(|attempt| format!("{}: {}", attempt.from, attempt.reason))
+        .collect();
+    said.join("; ")
 }
 
 fn disk_figures(needed: Option<u64>, free: Option<u64>) -> String {

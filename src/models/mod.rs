@@ -28,7 +28,7 @@ pub use cache::cache_folder;
 pub use catalogue::{Catalogue, Checksum, Entry, Languages, ModelSource};
 pub use checksum::Digests;
 pub use convert::{Checkpoint, Imported, import};
-pub use error::{ModelError, SourceAttempt};
+pub use error::{ModelError, SourceAttempt, said_of};
 pub use format::WeightFormat;
 pub use ggml::{GgmlHeader, SizeClass, check, header};
 pub use progress::{Progress, Silent};

@@ -62,7 +62,7 @@ impl Search<'_> {
         let reason = match self.one(wanted) {
             Ok(found) => return Ok(found),
             Err(ModelError::Cancelled) => return Err(ModelError::Cancelled.to_string()),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
         let fallback = &self.config.whisper.fallback_model;
         match self.one(fallback) {
@@ -75,9 +75,7 @@ impl Search<'_> {
                     ..found
                 })
             }
-            Err(error) => Err(format!(
-                "neither `{wanted}` ({reason}) nor `{fallback}` ({error}) can be had"
-            )),
+            Err(error) => Err(neither((wanted, &reason), (fallback, &error))),
         }
     }
 
@@ -94,19 +92,12 @@ impl Search<'_> {
             Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. })) => error,
             Err(error) => return Err(error),
         };
-        // `models/ggml-NAME.bin` of a catalogue model is as good as its name.
-        let stem = Path::new(wanted)
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let bare = stem.strip_prefix("ggml-").unwrap_or(&stem);
-        let bare = bare.strip_suffix(".bin").unwrap_or(bare);
-        if !self.config.whisper.auto_download || self.store.catalogue().find(bare).is_none() {
+        let Some(bare) = fetchable(self.config, self.store, wanted) else {
             return Err(missing);
-        }
+        };
         tracing::info!("fetching the model `{bare}`");
         let fetch = Fetch {
-            model: bare.to_owned(),
+            model: bare.clone(),
             ..Fetch::default()
         };
         let report = Report::new(self.progress, self.state, fetch);
@@ -115,15 +106,42 @@ impl Search<'_> {
             cancel: Some(self.cancel.clone()),
             ..PullOptions::default()
         };
-        let path = self.store.pull(bare, &options, &report)?;
+        let path = self.store.pull(&bare, &options, &report)?;
         let model = self.store.resolve(&path.display().to_string())?;
         self.state.send_replace(DefaultModel::Searching);
         Ok(Found {
             multilingual: model.header.multilingual(),
-            name: bare.to_owned(),
+            name: bare,
             path,
             instead: None,
         })
+    }
+}
+
+/// The catalogue's name of a model that is not on disk but may be fetched. `models/ggml-NAME.bin` is as good as the name.
+fn fetchable(config: &Config, store: &Store, wanted: &str) -> Option<String> {
+    let stem = Path::new(wanted).file_name()?.to_string_lossy().into_owned();
+    let bare = stem.strip_prefix("ggml-").unwrap_or(&stem);
+    let bare = bare.strip_suffix(".bin").unwrap_or(bare);
+    let known = config.whisper.auto_download && store.catalogue().find(bare).is_some();
+    known.then(|| bare.to_owned())
+}
+
+/// Why there is no model at all. What went wrong with both is said once.
+fn neither((wanted, first): (&str, &ModelError), (fallback, second): (&str, &ModelError)) -> String {
+    match (first, second) {
+        (ModelError::NoSource { attempts, .. }, ModelError::NoSource { attempts: same, .. })
+            if attempts == same =>
+        {
+            format!(
+                "neither `{wanted}` nor `{fallback}` is on this disk, and {}; a model file from elsewhere will do: --model FILE",
+                crate::models::said_of(attempts)
+            )
+        }
+        (ModelError::NotInstalled { .. }, ModelError::NotInstalled { name, .. }) => format!(
+            "neither `{wanted}` nor `{fallback}` is on this disk; type `WhisperBackendAPI models pull {name}`"
+        ),
+        _ => format!("neither `{wanted}` ({first}) nor `{fallback}` ({second}) can be had"),
     }
 }
 
@@ -136,7 +154,7 @@ pub fn expected_model(config: &Config, folder: &Path, store: &Store) -> Result<S
     match store.resolve(&in_folder(folder, &config.whisper.model_path)) {
         Ok(model) => Ok(format!("{} ({})", model.name, model.path.display())),
         Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. }))
-            if config.whisper.auto_download =>
+            if fetchable(config, store, &config.whisper.model_path).is_some() =>
         {
             Err(format!("{error}; `serve` fetches it when it starts"))
         }

@@ -169,7 +169,6 @@ impl Registry {
         let found = match found {
             Ok(found) => found,
             Err(reason) => {
-                tracing::error!(%reason, "no model can be served");
                 self.default.send_replace(DefaultModel::Failed { reason });
                 return;
             }
@@ -180,9 +179,8 @@ impl Registry {
             model,
             instead: found.instead,
         });
-        if let Err(error) = lease.ready().await {
-            tracing::error!(%error, "no engine could be started");
-        }
+        // What goes wrong is in the model's state, which whoever waits looks at.
+        let _ = lease.ready().await;
     }
 
     /// Looks for GPUs in a child process, when they are wanted and built in.

@@ -23,6 +23,10 @@ pub use speed::SpeedAdvice;
 /// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
 const FACTS_FRESH: Duration = Duration::from_secs(15);
 
+/// Models from this size on are measured at the start: the smallest file of `small` (q5_1). Smaller ones keep up nearly
+/// everywhere, and their first recording tells.
+const MEASURED_FROM_BYTES: u64 = 190_000_000;
+
 /// Answers the diagnostic routes. Never waits for an engine.
 #[derive(Debug)]
 pub struct Status {
@@ -274,6 +278,12 @@ impl Status {
     pub fn speed_is_known(&self) -> bool {
         let model = self.model().0;
         model.is_some_and(|model| model.core_seconds_per_second().is_some())
+    }
+
+    /// Whether the default model is so large that its speed is worth a run before anybody asks for one.
+    pub fn may_be_slow(&self) -> bool {
+        let size = self.model().0.and_then(|model| model.file.metadata().ok());
+        size.is_some_and(|file| file.len() >= MEASURED_FROM_BYTES)
     }
 
     /// What to say of a default model that does not keep up; `None` before anything was measured.

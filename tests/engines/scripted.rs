@@ -37,7 +37,7 @@ struct Act {
 struct Script {
     #[serde(flatten)]
     usual: Act,
-    /// What windows do whose prompt contains the key.
+    /// What windows do whose prompt or vocabulary contains the key.
     on: BTreeMap<String, Act>,
     /// `ok`, `refuse`, `abort`, `hang`
     start: String,
@@ -181,8 +181,19 @@ impl Slot for ScriptedSlot {
         if self.0.gpu_broken_while.as_ref().is_some_and(|file| file.exists()) {
             std::process::abort();
         }
-        let prompt = options.prompt.as_deref().unwrap_or_default();
-        let marked = self.0.on.iter().find(|(marker, _)| prompt.contains(*marker));
+        let mut told: Vec<&str> = options.prompt.as_deref().into_iter().collect();
+        told.extend(
+            options
+                .vocabulary
+                .iter()
+                .flat_map(|v| &v.phrases)
+                .map(String::as_str),
+        );
+        let marked = self
+            .0
+            .on
+            .iter()
+            .find(|(marker, _)| told.iter().any(|text| text.contains(*marker)));
         let act = marked.map_or(&self.0.usual, |(_, act)| act);
         for _ in 0..act.delay_ms.div_ceil(10) {
             if !act.deaf {

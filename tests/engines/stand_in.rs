@@ -22,6 +22,11 @@ pub fn model() -> PathBuf {
 
 /// Writes such a file; all its numbers are zero, and the disk holds none of them.
 pub fn write(path: &Path) {
+    write_wide(path, STATE);
+}
+
+/// The same with layers of another width: 2,048 make a file of half a gigabyte.
+pub fn write_wide(path: &Path, width: u32) {
     let mut file = std::fs::File::create(path).unwrap();
     let words = |file: &mut std::fs::File, words: &[u32]| {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -34,11 +39,11 @@ pub fn write(path: &Path) {
             0x6767_6d6c,
             VOCABULARY,
             1500,
-            STATE,
+            width,
             1,
             1,
             448,
-            STATE,
+            width,
             1,
             1,
             80,
@@ -59,12 +64,12 @@ pub fn write(path: &Path) {
         let bytes = shape.iter().product::<u32>() * if half { 2 } else { 4 };
         file.seek(SeekFrom::Current(i64::from(bytes))).unwrap();
     };
-    tensor("decoder.positional_embedding", &[448, STATE], false);
-    tensor("encoder.positional_embedding", &[1500, STATE], false);
-    tensor("decoder.token_embedding.weight", &[VOCABULARY, STATE], true);
-    for (name, inputs) in [("encoder.conv1", 80), ("encoder.conv2", STATE)] {
-        tensor(&format!("{name}.weight"), &[STATE, inputs, 3], true);
-        tensor(&format!("{name}.bias"), &[STATE, 1], false);
+    tensor("decoder.positional_embedding", &[448, width], false);
+    tensor("encoder.positional_embedding", &[1500, width], false);
+    tensor("decoder.token_embedding.weight", &[VOCABULARY, width], true);
+    for (name, inputs) in [("encoder.conv1", 80), ("encoder.conv2", width)] {
+        tensor(&format!("{name}.weight"), &[width, inputs, 3], true);
+        tensor(&format!("{name}.bias"), &[width, 1], false);
     }
     let mut norm = Vec::from(["decoder.ln".to_owned(), "encoder.ln_post".to_owned()]);
     for (block, attentions) in [
@@ -72,7 +77,7 @@ pub fn write(path: &Path) {
         ("encoder.blocks.0.", &["attn"][..]),
     ] {
         norm.push(format!("{block}mlp_ln"));
-        for (name, outputs, inputs) in [("mlp.0", 4 * STATE, STATE), ("mlp.2", STATE, 4 * STATE)] {
+        for (name, outputs, inputs) in [("mlp.0", 4 * width, width), ("mlp.2", width, 4 * width)] {
             tensor(&format!("{block}{name}.weight"), &[outputs, inputs], true);
             tensor(&format!("{block}{name}.bias"), &[outputs], false);
         }
@@ -81,18 +86,18 @@ pub fn write(path: &Path) {
             for name in ["query", "key", "value", "out"] {
                 tensor(
                     &format!("{block}{attention}.{name}.weight"),
-                    &[STATE, STATE],
+                    &[width, width],
                     true,
                 );
                 if name != "key" {
-                    tensor(&format!("{block}{attention}.{name}.bias"), &[STATE], false);
+                    tensor(&format!("{block}{attention}.{name}.bias"), &[width], false);
                 }
             }
         }
     }
     for name in norm {
-        tensor(&format!("{name}.weight"), &[STATE], false);
-        tensor(&format!("{name}.bias"), &[STATE], false);
+        tensor(&format!("{name}.weight"), &[width], false);
+        tensor(&format!("{name}.bias"), &[width], false);
     }
     let end = file.stream_position().unwrap();
     file.set_len(end).unwrap();

@@ -76,6 +76,7 @@ async fn errors_have_the_services_shape() {
     for (definition, code, target) in [
         (r#"{"locales":["xx-XX"]}"#, "InvalidLocale", "locales"),
         (r#"{"channels":[0,0]}"#, "InvalidChannels", "channels"),
+        (r#"{"locales":"en-US"}"#, "InvalidLocale", "locales"),
         ("not json", "InvalidPayload", "definition"),
         (
             r#"{"diarization":{"enabled":true}}"#,

@@ -104,6 +104,13 @@ impl Builder {
         self
     }
 
+    /// Another model file than the stand-in.
+    pub fn model_file(mut self, path: &Path) -> Self {
+        self.arguments
+            .extend(["--model".to_owned(), path.display().to_string()]);
+        self
+    }
+
     /// Does not wait until it is healthy.
     pub fn unready(mut self) -> Self {
         self.wait = false;
@@ -131,8 +138,10 @@ impl Builder {
                 std::fs::write(&path, value).unwrap();
                 command
                     .env("SCRIPTED_ENGINE", path)
-                    .env("TEST_ENGINE_PROGRAM", env!("CARGO_BIN_EXE_scripted-engine"))
-                    .args(["--model", &stand_in::model().display().to_string()]);
+                    .env("TEST_ENGINE_PROGRAM", env!("CARGO_BIN_EXE_scripted-engine"));
+                if !self.arguments.iter().any(|argument| argument == "--model") {
+                    command.args(["--model", &stand_in::model().display().to_string()]);
+                }
             } else {
                 command.env(name, value);
             }

@@ -1,12 +1,17 @@
-//! Times the encoder and decoder steps of random weights: `forward [SHAPE] [PRECISION,...] [ISA,...] [THREADS,...] [POSITIONS,...]`.
+//! Times the encoder and decoder steps of random weights:
+//! `forward [SHAPE] [PRECISION,...] [ISA,...] [THREADS,...] [POSITIONS,...] [PART,...] [FILE]`, `-` for a default.
 //!
+//! Parts are `encode`, `steps` and `prompts`. With FILE the weights are written there and mapped, as the server has them.
 //! Prints medians, GMAC/s and the share of what the multiplying instructions do in registers, measured in the same run.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use whisper_native::random::{Random, RandomTensors};
-use whisper_native::{Encoded, Isa, Logits, Precision, Row, Sequence, Shape, Team, Weights, register_peak};
+use whisper_native::{
+    Encoded, Isa, Logits, Precision, Region, Row, Sequence, Shape, Team, Weights, register_peak,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,12 +37,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let numbers = |text: String| text.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>();
     let threads = numbers(argument(3, "1,2"))?;
     let positions = numbers(argument(4, "742"))?;
+    let parts = argument(5, "encode,steps,prompts");
+    let file = arguments.get(6);
 
     for precision in precisions {
         let start = Instant::now();
         let mut tensors = RandomTensors::new(shape, 1);
         let packed = Weights::pack(shape, precision, isas[0], &mut tensors)?;
-        let region = std::sync::Arc::new(Aligned::copy(packed.bytes()));
+        let region = region(packed.bytes(), file)?;
         println!(
             "{name} {}: {} MB made and packed in {:.1} s",
             precision.name(),
@@ -49,12 +56,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let weights = Weights::open(shape, precision, *isa, region.clone())?;
             for threads in &threads {
                 for positions in &positions {
-                    measure(&weights, *threads, *positions)?;
+                    measure(&weights, *threads, *positions, &parts)?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Packed weights in memory, or in a mapped file.
+fn region(bytes: &[u8], file: Option<&String>) -> Result<Region, Box<dyn std::error::Error>> {
+    let Some(path) = file else {
+        return Ok(Arc::new(Aligned::copy(bytes)));
+    };
+    std::fs::write(path, bytes)?;
+    // SAFETY: the file is this process's own and nobody changes it meanwhile.
+    let map = unsafe { memmap2::Mmap::map(&std::fs::File::open(path)?) }?;
+    if std::env::var("HUGE").is_ok() {
+        map.advise(memmap2::Advice::HugePage)?;
+    }
+    Ok(Arc::new(map))
 }
 
 /// Packed bytes at a cache line, as a mapped file would have them.
@@ -120,94 +141,128 @@ fn processor_ms() -> f64 {
     nanoseconds.sum::<f64>() / 1e6
 }
 
-fn measure(weights: &Weights, threads: usize, positions: usize) -> Result<(), Box<dyn std::error::Error>> {
-    let shape = weights.shape();
+fn measure(
+    weights: &Weights,
+    threads: usize,
+    positions: usize,
+    parts: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
     let mut team = Team::new(threads);
     let mut random = Random::new(1);
-    let mel: Vec<f32> = (0..shape.n_mels * 2 * positions)
+    let mel: Vec<f32> = (0..weights.shape().n_mels * 2 * positions)
         .map(|_| random.normal() * 0.3)
         .collect();
-    let runs = if shape.audio_state > 768 { 3 } else { 11 };
-    let mut encoded = weights.encode(&mut team, &mel, positions, &|| false)?;
-    let encode = time(runs, || {
-        if let Ok(window) = weights.encode(&mut team, &mel, positions, &|| false) {
-            encoded = window;
+    println!(
+        "  {} {}, {threads} threads, {positions} positions",
+        weights.isa().name(),
+        weights.precision().name()
+    );
+    let chosen = |part: &str| parts.split(',').any(|name| name == part);
+    if chosen("encode") {
+        encoder(weights, &mut team, &mel, positions)?;
+    }
+    if chosen("steps") {
+        let windows: Vec<Encoded> = (0..8)
+            .map(|_| weights.encode(&mut team, &mel, positions, &|| false))
+            .collect::<Result<_, _>>()?;
+        let mut text = String::new();
+        let batches = [
+            (1, false),
+            (2, true),
+            (4, true),
+            (8, true),
+            (5, false),
+            (8, false),
+        ];
+        for (batch, own) in batches {
+            let times = steps(weights, &mut team, &windows, batch, own)?;
+            let kind = if own { "own" } else { "one" };
+            write!(
+                text,
+                "  {batch} {kind} {:.2} ({:.2}, {:.2})",
+                times.median, times.least, times.processor
+            )?;
         }
+        println!("    steps, ms (least, processor) by rows and windows:{text}");
+    }
+    if chosen("prompts") {
+        prompts(weights, &mut team, &mel, positions)?;
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(peak) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
+        println!("    most memory so far {}", peak.trim());
+    }
+    Ok(())
+}
+
+fn encoder(
+    weights: &Weights,
+    team: &mut Team,
+    mel: &[f32],
+    positions: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let shape = weights.shape();
+    let runs = if shape.audio_state > 768 { 3 } else { 11 };
+    weights.encode(team, mel, positions, &|| false)?;
+    let encode = time(runs, || {
+        let _ = weights.encode(team, mel, positions, &|| false);
     });
     let (linear, attention) = macs(shape, positions);
-    let peak = register_peak(weights.isa(), weights.precision()) * threads as f64;
-    let attention_peak = register_peak(
-        weights.isa(),
-        if weights.precision() == Precision::F32 {
-            Precision::F32
-        } else {
-            Precision::Bf16
-        },
-    ) * threads as f64;
+    let threads = team.threads() as f64;
+    let format = if weights.precision() == Precision::F32 {
+        Precision::F32
+    } else {
+        Precision::Bf16
+    };
+    let peak = register_peak(weights.isa(), weights.precision()) * threads;
+    let attention_peak = register_peak(weights.isa(), format) * threads;
     let limit = (linear / peak + attention / attention_peak) * 1e3;
     println!(
-        "  {:<11} {:<8} {threads} threads {positions} positions: encode {:.1} ms (least {:.1}, processor {:.1}), \
-         {:.0} GMAC/s, {:.0} % of the limit {limit:.1} ms (peak {peak:.0} and {attention_peak:.0})",
-        weights.isa().name(),
-        weights.precision().name(),
+        "    encode {:.1} ms (least {:.1}, processor {:.1}), {:.0} GMAC/s, {:.0} % of the limit {limit:.1} ms \
+         (peak {peak:.0} and {attention_peak:.0})",
         encode.median,
         encode.least,
         encode.processor,
         (linear + attention) / encode.least * 1e3,
         limit / encode.least * 100.0
     );
-    let windows: Vec<Encoded> = (0..8)
-        .map(|_| weights.encode(&mut team, &mel, positions, &|| false))
-        .collect::<Result<_, _>>()?;
-    let mut text = String::new();
-    for (batch, own) in [
-        (1, false),
-        (2, true),
-        (4, true),
-        (8, true),
-        (5, false),
-        (8, false),
-    ] {
-        let times = steps(weights, &mut team, &windows, batch, own)?;
-        let kind = if own { "own" } else { "one" };
-        write!(
-            text,
-            "  {batch} {kind} {:.2} ({:.2}, {:.2})",
-            times.median, times.least, times.processor
-        )?;
-    }
-    println!("    steps, ms (least, processor) by rows and windows:{text}");
+    Ok(())
+}
+
+fn prompts(
+    weights: &Weights,
+    team: &mut Team,
+    mel: &[f32],
+    positions: usize,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let shape = weights.shape();
+    let encoded = weights.encode(team, mel, positions, &|| false)?;
+    let mut random = Random::new(2);
     let mut logits = vec![0.0; shape.n_vocab];
     let tokens: Vec<u32> = (0..64).map(|_| random.below(shape.n_vocab) as u32).collect();
-    let prefill = time(5, || {
-        let mut sequence = Sequence::new(weights);
-        let row = Row {
-            encoded: &encoded,
-            sequence: &mut sequence,
-            tokens: &tokens,
-            logits: Logits::Last,
-        };
-        let _ = weights.step(&mut team, &mut [row], &mut logits);
-    });
-    let prompt = time(5, || {
-        let mut sequence = Sequence::new(weights);
-        let row = Row {
-            encoded: &encoded,
-            sequence: &mut sequence,
-            tokens: &tokens[..4],
-            logits: Logits::Last,
-        };
-        let _ = weights.step(&mut team, &mut [row], &mut logits);
-    });
+    let mut least = [0.0; 2];
+    for (least, count) in least.iter_mut().zip([4, 64]) {
+        *least = time(5, || {
+            let mut sequence = Sequence::new(weights);
+            let row = Row {
+                encoded: &encoded,
+                sequence: &mut sequence,
+                tokens: &tokens[..count],
+                logits: Logits::Last,
+            };
+            let _ = weights.step(team, &mut [row], &mut logits);
+        })
+        .least;
+    }
     let heads: Vec<(usize, usize)> = (0..8)
         .map(|i| (shape.text_layers - 1 - i % 2, i % shape.text_heads))
         .collect();
     let attend = time(5, || {
-        let _ = weights.attend(&mut team, &encoded, &tokens[..40], &heads);
+        let _ = weights.attend(team, &encoded, &tokens[..40], &heads);
     });
     println!(
         "    prefill of 4 tokens {:.2} ms, of 64 {:.2} ms; attend over 40 tokens {:.2} ms (least)",
-        prompt.least, prefill.least, attend.least
+        least[0], least[1], attend.least
     );
     Ok(())
 }

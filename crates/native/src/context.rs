@@ -29,11 +29,7 @@ impl Context<'_> {
 
     /// The format of attention: bfloat16, or `f32` in the exact format.
     pub(crate) fn attention(&self) -> Precision {
-        if self.precision == Precision::F32 {
-            Precision::F32
-        } else {
-            Precision::Bf16
-        }
+        self.precision.attention()
     }
 
     /// Bytes of a row of `k` activations in the format of the products.

@@ -8,8 +8,9 @@ use thiserror::Error;
 use crate::buffer::{Buffer, Carver, Shared};
 use crate::context::{Context, QUERY_SCALE};
 use crate::encoder::Encoded;
-use crate::kernels::{Attend, AttendPages, Epilogue, PAGE, PANEL, Rows, attend_scratch};
+use crate::kernels::{Attend, AttendTokens, Epilogue, PANEL, Rows, StoreToken, attend_scratch};
 use crate::pack::{DecoderLayer, MatrixAt, NormAt, Plan};
+use crate::sequence::head_at;
 use crate::shape::HEAD;
 use crate::team::Scratch;
 use crate::{Precision, Sequence, Team};
@@ -102,8 +103,8 @@ pub(crate) struct Capture<'a> {
 struct Token {
     id: u32,
     position: usize,
-    /// Index of its sequence's first page in the table of pages.
-    pages: usize,
+    /// Index of its sequence's first token in the table of what is kept.
+    kept: usize,
 }
 
 /// Tokens that follow each other and attend to the same window.
@@ -119,7 +120,8 @@ struct Group {
 pub(crate) struct Tables {
     tokens: Vec<Token>,
     groups: Vec<Group>,
-    pages: Vec<*mut f32>,
+    /// Keys and values of every token that is attended to, sequence by sequence.
+    kept: Vec<*mut u8>,
     wanted: Vec<usize>,
     own: Vec<Shared<u8>>,
 }
@@ -247,9 +249,6 @@ pub(crate) fn step(
         step.product(team, common.inner, &layer.contract, common.x, Epilogue::Add);
     }
     step.logits(team, Shared(logits.as_mut_ptr()));
-    for row in rows.iter_mut() {
-        row.sequence.grow(row.tokens.len());
-    }
     scratch.step = tables;
     team.put_scratch(scratch);
     Ok(wanted)
@@ -259,18 +258,18 @@ impl Tables {
     fn fill(&mut self, rows: &mut [Row<'_>]) {
         self.tokens.clear();
         self.groups.clear();
-        self.pages.clear();
+        self.kept.clear();
         self.wanted.clear();
         for row in rows {
-            let pages = self.pages.len();
+            let kept = self.kept.len();
             let before = row.sequence.len();
-            row.sequence.open(row.tokens.len(), &mut self.pages);
+            row.sequence.grow(row.tokens.len(), &mut self.kept);
             let first = self.tokens.len();
             for (index, token) in row.tokens.iter().enumerate() {
                 self.tokens.push(Token {
                     id: *token,
                     position: before + index,
-                    pages,
+                    kept,
                 });
             }
             let end = self.tokens.len();
@@ -316,6 +315,22 @@ fn own(text_ctx: usize, count: usize, padded: usize, carver: &mut Carver) -> Own
         queries: carver.take(count * HEAD * 4),
         attend: carver.take(attend_scratch(padded)),
     }
+}
+
+/// Bytes of weights that an item of a product reads at least: some microseconds from memory, for which claiming it costs little.
+const ITEM: usize = 32 << 10;
+/// Most items for each thread.
+const MOST_ITEMS: usize = 32;
+
+/// Items of a product of `panels` panels over `k` inputs: many small ones, so that threads end together.
+fn items(team: &Team, panels: usize, k: usize) -> usize {
+    if team.threads() == 1 {
+        return 1;
+    }
+    let bytes = panels * PANEL * k;
+    (bytes / ITEM)
+        .clamp(team.threads(), MOST_ITEMS * team.threads())
+        .min(panels)
 }
 
 /// Up to this many tokens the leader normalises and quantises alone: a phase of the team costs as much.
@@ -416,7 +431,7 @@ impl Step<'_> {
             self.tokens(team, &|index| self.quantise(index, from, matrix.k));
         }
         let (rows, panels) = (self.rows(matrix.k), matrix.panels());
-        let items = panels.min(2 * team.threads());
+        let items = items(team, matrix.panels(), matrix.k);
         team.parallel(items, &|item| {
             let panels = panels * item / items..panels * (item + 1) / items;
             // SAFETY: items write to different columns; `rows` is only read now.
@@ -441,8 +456,6 @@ impl Step<'_> {
                     channels: width,
                     by: QUERY_SCALE,
                 };
-                let keys_at = index * 2 * PAGE * width + head * HEAD;
-                let values_at = keys_at + PAGE * width;
                 for part in 0..3 {
                     let first = part * width / PANEL + head * panels;
                     // SAFETY: heads write to different columns; `rows` is only read now.
@@ -452,29 +465,30 @@ impl Step<'_> {
                             .product(rows, &layer.qkv, panels, qkv.at(0), 3 * width, epilogue);
                     }
                 }
+                let format = self.context.attention();
+                let at = head_at(index, head, width, format);
                 for (row, token) in self.tables.tokens.iter().enumerate() {
-                    let page = self.tables.pages[token.pages + token.position / PAGE];
-                    let at = token.position % PAGE * width;
-                    // SAFETY: the page is this sequence's alone, and heads have their own columns.
-                    unsafe {
-                        let from = qkv.at(row * 3 * width + width + head * HEAD);
-                        std::ptr::copy_nonoverlapping(from, page.add(keys_at + at), HEAD);
-                        std::ptr::copy_nonoverlapping(from.add(width), page.add(values_at + at), HEAD);
-                    }
+                    let kept = self.tables.kept[token.kept + token.position];
+                    let key = qkv.at(row * 3 * width + width + head * HEAD);
+                    let store = StoreToken {
+                        key,
+                        value: key.wrapping_add(width),
+                        to: kept.wrapping_add(at),
+                    };
+                    // SAFETY: the token is new and this sequence's alone, and each head has its own place.
+                    unsafe { self.context.kernels.store_token(format)(&store) };
                 }
                 for (row, token) in self.tables.tokens.iter().enumerate() {
-                    let attend = AttendPages {
+                    let attend = AttendTokens {
                         query: qkv.at(row * 3 * width + head * HEAD),
-                        pages: self.tables.pages[token.pages..].as_ptr(),
-                        keys_at,
-                        values_at,
-                        stride: width,
+                        tokens: self.tables.kept[token.kept..].as_ptr(),
+                        at,
                         count: token.position + 1,
                         out: out.at(row * width + head * HEAD),
                         scores: own.scores.0,
                     };
-                    // SAFETY: all positions up to this token's are in the pages, the last ones since the loop above.
-                    unsafe { (self.context.kernels.attend_pages)(&attend) };
+                    // SAFETY: all tokens up to this one are kept, the last ones since the loop above.
+                    unsafe { self.context.kernels.attend_tokens(format)(&attend) };
                 }
             },
             None,
@@ -487,7 +501,7 @@ impl Step<'_> {
         let (width, rows) = (self.width(), self.rows(self.width()));
         let (queries, out) = (self.common.qkv, self.common.attended);
         let panels = HEAD / PANEL;
-        let format = self.context.attention();
+        let format = self.context.precision.cross();
         team.run(
             self.context.shape.text_heads,
             &|head, thread| {
@@ -502,8 +516,16 @@ impl Step<'_> {
                     self.context
                         .product(rows, &layer.cross_query, channels, queries.at(0), width, epilogue);
                     let from = queries.at(head * HEAD);
-                    self.context
-                        .quantise(format, from, width, self.count, HEAD, own.queries.0)
+                    if format == Precision::Int8Row {
+                        Rows {
+                            start: from.cast(),
+                            stride: width * 4,
+                            count: self.count,
+                        }
+                    } else {
+                        self.context
+                            .quantise(format, from, width, self.count, HEAD, own.queries.0)
+                    }
                 };
                 let captured = self.capture.and_then(|Captured { heads, out }| {
                     let found = heads.iter().position(|pair| *pair == (index, head))?;
@@ -563,7 +585,7 @@ impl Step<'_> {
         };
         let matrix = self.plan.logits.of(self.context.base());
         let panels = matrix.panels();
-        let items = panels.min(8 * team.threads());
+        let items = items(team, panels, matrix.k);
         team.parallel(items, &|item| {
             let panels = panels * item / items..panels * (item + 1) / items;
             // SAFETY: items write to different columns of the caller's logits, which have room for all wanted rows.

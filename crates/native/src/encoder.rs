@@ -57,18 +57,17 @@ pub struct Encoded {
 impl Encoded {
     fn new(context: &Context<'_>, positions: usize, pool: &Arc<Pool>) -> Self {
         let (padded, shape) = (positions.next_multiple_of(PANEL), context.shape);
-        let format = context.attention();
-        let words = 2 * shape.text_layers * shape.text_heads * padded * (HEAD / word(format));
-        let memory = pool.window(words * 4);
-        Self {
+        let mut encoded = Self {
             positions,
             padded,
             heads: shape.text_heads,
             layers: shape.text_layers,
-            format,
-            memory,
+            format: context.precision.cross(),
+            memory: Buffer::default(),
             pool: Arc::clone(pool),
-        }
+        };
+        encoded.memory = pool.window(shape.text_layers * encoded.layer_words() * 4);
+        encoded
     }
 
     /// Positions of the window.
@@ -87,7 +86,8 @@ impl Encoded {
 
     pub(crate) fn fits(&self, context: &Context<'_>) -> bool {
         let shape = context.shape;
-        (self.heads, self.layers, self.format) == (shape.text_heads, shape.text_layers, context.attention())
+        let format = context.precision.cross();
+        (self.heads, self.layers, self.format) == (shape.text_heads, shape.text_layers, format)
     }
 
     /// Words of the keys, and of the values, of one head.
@@ -95,13 +95,31 @@ impl Encoded {
         self.padded * (HEAD / word(self.format))
     }
 
+    /// Words of the scales of one head: of its keys, then of its values.
+    fn scale_words(&self) -> usize {
+        if self.format == Precision::Int8Row {
+            2 * self.padded
+        } else {
+            0
+        }
+    }
+
+    /// Words of a layer: the keys of all heads, the values of all, the scales of all.
+    fn layer_words(&self) -> usize {
+        self.heads * (2 * self.head_words() + self.scale_words())
+    }
+
     fn keys(&self, layer: usize) -> *mut u32 {
-        let words = Shared::<u32>(self.memory.shared().0.cast());
-        words.at(2 * layer * self.heads * self.head_words())
+        Shared::<u32>(self.memory.shared().0.cast()).at(layer * self.layer_words())
     }
 
     fn values(&self, layer: usize) -> *mut u32 {
         self.keys(layer).wrapping_add(self.heads * self.head_words())
+    }
+
+    fn scales(&self, layer: usize) -> *mut f32 {
+        let values = self.values(layer);
+        values.wrapping_add(self.heads * self.head_words()).cast()
     }
 
     /// Packed keys and values of one head of one layer.
@@ -110,6 +128,7 @@ impl Encoded {
         Head {
             keys: self.keys(layer).wrapping_add(at),
             values: self.values(layer).wrapping_add(at),
+            scales: self.scales(layer).wrapping_add(head * self.scale_words()),
             positions: self.positions,
             padded: self.padded,
         }
@@ -256,14 +275,14 @@ pub(crate) fn encode(
     }
 }
 
-/// Rows of a chunk: even (keys lie in pairs), near [`CHUNK`], and such that the threads get equal numbers of chunks.
+/// Rows of a chunk: a multiple of four (values of up to four positions lie in a word), near [`CHUNK`], and such that the threads get equal numbers of chunks.
 fn chunk_rows(positions: usize, threads: usize) -> usize {
     let chunks = positions
         .div_ceil(CHUNK)
         .next_multiple_of(threads)
         .min(positions.div_ceil(12))
         .max(1);
-    positions.div_ceil(chunks).next_multiple_of(2)
+    positions.div_ceil(chunks).next_multiple_of(4)
 }
 
 impl Job<'_> {
@@ -371,6 +390,7 @@ impl Job<'_> {
                     head: Head {
                         keys: self.keys[index % 2].at(head * head_words),
                         values: self.values[index % 2].at(head * head_words),
+                        scales: std::ptr::null(),
                         positions: self.positions,
                         padded: self.padded,
                     },
@@ -432,6 +452,7 @@ impl Job<'_> {
                 padded: self.padded,
                 keys: self.keys[index % 2].0,
                 values: self.values[index % 2].0,
+                scales: std::ptr::null_mut(),
             };
             context.kernels.pack_heads(format)(&pack);
         }
@@ -466,8 +487,9 @@ impl Job<'_> {
                     padded: self.padded,
                     keys: self.encoded.keys(index),
                     values: self.encoded.values(index),
+                    scales: self.encoded.scales(index),
                 };
-                context.kernels.pack_heads(context.attention())(&pack);
+                context.kernels.pack_heads(self.encoded.format)(&pack);
             }
         }
     }
@@ -478,12 +500,12 @@ mod tests {
     use super::chunk_rows;
 
     #[test]
-    fn chunks_are_even_cover_the_window_and_suit_the_threads() {
+    fn chunks_are_whole_words_cover_the_window_and_suit_the_threads() {
         for positions in 1..=1500 {
             for threads in [1, 2, 3, 16, 64] {
                 let rows = chunk_rows(positions, threads);
                 assert!(
-                    rows.is_multiple_of(2) && rows > 0 && rows <= 50,
+                    rows.is_multiple_of(4) && rows > 0 && rows <= 52,
                     "{positions} {threads}: {rows}"
                 );
             }

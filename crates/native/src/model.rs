@@ -284,17 +284,17 @@ fn long_enough(plan: &Plan, region: &[u8]) -> Result<(), LoadError> {
     )))
 }
 
-/// Memory of windows and pages that ended, for the next ones.
+/// Memory of windows and tokens that ended, for the next ones.
 #[derive(Default)]
 pub(crate) struct Pool {
     windows: Mutex<Vec<Buffer>>,
-    pages: Mutex<Vec<Buffer>>,
+    tokens: Mutex<Vec<Buffer>>,
 }
 
 /// Windows kept: more than run at once on a small machine is waste.
 const WINDOWS: usize = 2;
-/// Pages kept: a beam of five forks a few a step.
-const PAGES: usize = 32;
+/// Tokens kept: those of a window's hypotheses, 7 MB for `base`.
+const TOKENS: usize = 600;
 
 impl Pool {
     /// Memory of at least `bytes`, of any content.
@@ -316,16 +316,16 @@ impl Pool {
         kept.push(memory);
     }
 
-    /// A page of `bytes`, of any content.
-    pub(crate) fn page(&self, bytes: usize) -> Buffer {
-        let kept = self.pages.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.filter(|page| page.len() == bytes)
+    /// A token of `bytes`, of any content.
+    pub(crate) fn token(&self, bytes: usize) -> Buffer {
+        let kept = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.filter(|token| token.len() == bytes)
             .unwrap_or_else(|| Buffer::new(bytes))
     }
 
-    pub(crate) fn keep_page(&self, memory: Buffer) {
-        let mut kept = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < PAGES {
+    pub(crate) fn keep_token(&self, memory: Buffer) {
+        let mut kept = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < TOKENS {
             kept.push(memory);
         }
     }

@@ -1,33 +1,33 @@
-//! The self-attention's keys and values of one hypothesis, in pages that forks share.
+//! The self-attention's keys and values of one hypothesis.
 
 use std::sync::Arc;
 
-use crate::Weights;
 use crate::buffer::Buffer;
 use crate::context::Context;
-use crate::kernels::PAGE;
 use crate::model::Pool;
+use crate::shape::HEAD;
+use crate::{Precision, Weights};
 
-/// Keys and values of [`PAGE`] positions: `[layer][key, value][position][width]`.
-struct Page {
+/// Keys and values of one token: `[layer][head][key, value][channel]`.
+struct Token {
     memory: Buffer,
     pool: Arc<Pool>,
 }
 
-impl Drop for Page {
+impl Drop for Token {
     fn drop(&mut self) {
-        self.pool.keep_page(std::mem::take(&mut self.memory));
+        self.pool.keep_token(std::mem::take(&mut self.memory));
     }
 }
 
 /// The tokens so far of one hypothesis, as the decoder's self-attention keeps them.
 ///
-/// A fork shares the pages of what both have in common; the page that grows is copied when it is first written to.
+/// Each token's keys and values are memory of their own, so a fork copies nothing but the list of them.
 pub struct Sequence {
-    pages: Vec<Arc<Page>>,
-    len: usize,
+    tokens: Vec<Arc<Token>>,
     layers: usize,
     width: usize,
+    format: Precision,
     pool: Arc<Pool>,
 }
 
@@ -36,85 +36,63 @@ impl Sequence {
     pub fn new(weights: &Weights) -> Self {
         let shape = weights.shape();
         Self {
-            pages: Vec::with_capacity(shape.text_ctx.div_ceil(PAGE)),
-            len: 0,
+            tokens: Vec::with_capacity(shape.text_ctx),
             layers: shape.text_layers,
             width: shape.text_state,
+            format: weights.precision().attention(),
             pool: Arc::clone(weights.pool()),
         }
     }
 
     /// Tokens held.
     pub fn len(&self) -> usize {
-        self.len
+        self.tokens.len()
     }
 
     /// Whether no token is held.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.tokens.is_empty()
     }
 
     /// Forgets all tokens but the first `len`.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.len {
-            self.len = len;
-            self.pages.truncate(len.div_ceil(PAGE));
-        }
+        self.tokens.truncate(len);
     }
 
     /// Becomes a copy of `other`. What both have in common is shared, not copied.
     pub fn fork_from(&mut self, other: &Self) {
-        self.pages.clone_from(&other.pages);
-        self.len = other.len;
-        (self.layers, self.width) = (other.layers, other.width);
+        let common = self
+            .tokens
+            .iter()
+            .zip(&other.tokens)
+            .take_while(|(mine, other)| Arc::ptr_eq(mine, other))
+            .count();
+        self.tokens.truncate(common);
+        self.tokens.extend_from_slice(&other.tokens[common..]);
+        (self.layers, self.width, self.format) = (other.layers, other.width, other.format);
         self.pool = Arc::clone(&other.pool);
     }
 
     pub(crate) fn fits(&self, context: &Context<'_>) -> bool {
-        (self.layers, self.width) == (context.shape.text_layers, context.shape.text_state)
+        let shape = context.shape;
+        (self.layers, self.width, self.format) == (shape.text_layers, shape.text_state, context.attention())
     }
 
-    /// Makes room for `more` positions in pages that nobody shares, and appends the pages' starts to `starts`.
-    pub(crate) fn open(&mut self, more: usize, starts: &mut Vec<*mut f32>) {
-        for index in self.len / PAGE..(self.len + more).div_ceil(PAGE) {
-            if index == self.pages.len() {
-                self.pages.push(Arc::new(self.page()));
-            } else if Arc::get_mut(&mut self.pages[index]).is_none() {
-                let used = self.len.saturating_sub(index * PAGE).min(PAGE);
-                let page = self.page();
-                copy_positions(
-                    &self.pages[index].memory,
-                    &page.memory,
-                    used,
-                    2 * self.layers,
-                    self.width,
-                );
-                self.pages[index] = Arc::new(page);
-            }
+    /// Appends `more` tokens, still to be written, and then the starts of all to `starts`.
+    pub(crate) fn grow(&mut self, more: usize, starts: &mut Vec<*mut u8>) {
+        let bytes = self.layers * self.width * 2 * self.format.number();
+        for _ in 0..more {
+            let token = Token {
+                memory: self.pool.token(bytes),
+                pool: Arc::clone(&self.pool),
+            };
+            self.tokens.push(Arc::new(token));
         }
-        starts.extend(self.pages.iter().map(|page| page.memory.shared().0.cast::<f32>()));
-    }
-
-    /// Counts the positions that were written.
-    pub(crate) fn grow(&mut self, more: usize) {
-        self.len += more;
-    }
-
-    fn page(&self) -> Page {
-        let bytes = self.layers * 2 * PAGE * self.width * 4;
-        Page {
-            memory: self.pool.page(bytes),
-            pool: Arc::clone(&self.pool),
-        }
+        starts.extend(self.tokens.iter().map(|token| token.memory.shared().0));
     }
 }
 
-/// Copies the first `used` positions of each part of a page.
-fn copy_positions(from: &Buffer, to: &Buffer, used: usize, parts: usize, width: usize) {
-    let (from, to) = (from.shared().0.cast::<f32>(), to.shared().0.cast::<f32>());
-    for part in 0..parts {
-        let at = part * PAGE * width;
-        // SAFETY: both pages hold `parts` times `PAGE` positions; `to` is new and nobody else's.
-        unsafe { std::ptr::copy_nonoverlapping(from.add(at), to.add(at), used * width) };
-    }
+/// Bytes from the start of a token's keys and values to those of a head.
+pub(crate) fn head_at(layer: usize, head: usize, width: usize, format: Precision) -> usize {
+    (layer * width + head * HEAD) * 2 * format.number()
 }

@@ -126,6 +126,29 @@ impl Precision {
             Self::F32 => "f32",
         }
     }
+
+    /// The format of attention to what the same call or the same sequence computed: bfloat16, or `f32` in the exact format.
+    pub(crate) fn attention(self) -> Self {
+        if self == Self::F32 { Self::F32 } else { Self::Bf16 }
+    }
+
+    /// The format of a window's keys and values, which each step reads from memory: 8-bit integers with a scale for each head
+    /// and position where the weights are integers, else as [`Precision::attention`].
+    pub(crate) fn cross(self) -> Self {
+        match self {
+            Self::Int8Row | Self::Int8Block64 => Self::Int8Row,
+            Self::Bf16 | Self::F32 => self.attention(),
+        }
+    }
+
+    /// Bytes of a number of keys and values.
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::Int8Row | Self::Int8Block64 => 1,
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
 }
 
 /// One tensor, row-major.

@@ -45,14 +45,23 @@ pub(crate) struct Scratch {
     pub(crate) step: crate::decoder::Tables,
 }
 
-struct Shared {
+/// Two cache lines of its own: processors fetch lines in pairs.
+#[repr(align(128))]
+struct Lines<T>(T);
+
+/// A phase, as the leader announces it.
+struct Phase {
     /// Phase (24 bits), items of the phase (20), next item to claim (20). One word, so that an item can only be claimed of
     /// the phase it belongs to.
     claim: AtomicU64,
-    /// Items finished in this phase.
-    done: AtomicUsize,
     /// The work of the phase; read only while holding one of its items.
     work: UnsafeCell<Option<*const Work<'static>>>,
+}
+
+struct Shared {
+    phase: Lines<Phase>,
+    /// Items finished in this phase.
+    done: Lines<AtomicUsize>,
     /// The leader has given up spinning and wants to be woken by the last item.
     leader_waits: AtomicBool,
     leader: Mutex<Option<Thread>>,
@@ -75,9 +84,11 @@ impl Team {
     pub fn new(threads: usize) -> Self {
         let wanted = threads.clamp(1, 1024) - 1;
         let shared = Arc::new(Shared {
-            claim: AtomicU64::new(0),
-            done: AtomicUsize::new(0),
-            work: UnsafeCell::new(None),
+            phase: Lines(Phase {
+                claim: AtomicU64::new(0),
+                work: UnsafeCell::new(None),
+            }),
+            done: Lines(AtomicUsize::new(0)),
             leader_waits: AtomicBool::new(false),
             leader: Mutex::new(None),
             parked: (0..wanted).map(|_| AtomicBool::new(false)).collect(),
@@ -160,10 +171,10 @@ impl Team {
         // returns only after every item is done.
         let work: *const Work<'static> = unsafe { std::mem::transmute(work) };
         // SAFETY: no item is out, so nobody reads.
-        unsafe { *shared.work.get() = Some(work) };
-        shared.done.store(0, Ordering::Relaxed);
-        let phase = (shared.claim.load(Ordering::Relaxed) >> (2 * COUNT_BITS)).wrapping_add(1);
-        shared.claim.store(
+        unsafe { *shared.phase.0.work.get() = Some(work) };
+        shared.done.0.store(0, Ordering::Relaxed);
+        let phase = (shared.phase.0.claim.load(Ordering::Relaxed) >> (2 * COUNT_BITS)).wrapping_add(1);
+        shared.phase.0.claim.store(
             phase << (2 * COUNT_BITS) | (items as u64) << COUNT_BITS,
             Ordering::SeqCst,
         );
@@ -223,16 +234,18 @@ impl Drop for Team {
 impl Shared {
     /// Claims an item: (item, items of the phase).
     fn take(&self) -> Option<(usize, usize)> {
-        let mut word = self.claim.load(Ordering::Acquire);
+        let mut word = self.phase.0.claim.load(Ordering::Acquire);
         loop {
             let (items, next) = (word >> COUNT_BITS & COUNT_MASK, word & COUNT_MASK);
             if next >= items {
                 return None;
             }
-            match self
-                .claim
-                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Acquire)
-            {
+            match self.phase.0.claim.compare_exchange_weak(
+                word,
+                word + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Some((next as usize, items as usize)),
                 Err(now) => word = now,
             }
@@ -241,7 +254,8 @@ impl Shared {
 
     /// Counts an item as done and wakes the leader if it was the last and the leader sleeps.
     fn finish(&self, items: usize) {
-        if self.done.fetch_add(1, Ordering::SeqCst) + 1 == items && self.leader_waits.load(Ordering::SeqCst) {
+        if self.done.0.fetch_add(1, Ordering::SeqCst) + 1 == items && self.leader_waits.load(Ordering::SeqCst)
+        {
             let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(thread) = &*leader {
                 thread.unpark();
@@ -251,12 +265,12 @@ impl Shared {
 
     /// The leader waits for the items that helpers hold.
     fn wait(&self, items: usize) {
-        if spin_until(|| self.done.load(Ordering::Acquire) == items) {
+        if spin_until(|| self.done.0.load(Ordering::Acquire) == items) {
             return;
         }
         *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
         self.leader_waits.store(true, Ordering::SeqCst);
-        while self.done.load(Ordering::SeqCst) != items {
+        while self.done.0.load(Ordering::SeqCst) != items {
             std::thread::park();
         }
         self.leader_waits.store(false, Ordering::SeqCst);
@@ -267,7 +281,7 @@ impl Shared {
             if let Some((item, items)) = self.take() {
                 // SAFETY: this thread holds an item of the current phase, so the pointer is the one of this phase and the
                 // leader keeps its target alive until the item is counted as done.
-                let work = unsafe { (*self.work.get()).map(|work| &*work) };
+                let work = unsafe { (*self.phase.0.work.get()).map(|work| &*work) };
                 if let Some(work) = work
                     && catch_unwind(AssertUnwindSafe(|| work(item, index + 1))).is_err()
                 {
@@ -291,7 +305,7 @@ impl Shared {
     }
 
     fn has_items(&self) -> bool {
-        let word = self.claim.load(Ordering::SeqCst);
+        let word = self.phase.0.claim.load(Ordering::SeqCst);
         (word & COUNT_MASK) < (word >> COUNT_BITS & COUNT_MASK)
     }
 }

@@ -14,7 +14,7 @@ pub(super) use repetition::{repeats_at_end, repeats_somewhere};
 pub(super) use rules::{language, probability};
 pub(super) use search::{Choice, Hypothesis, Limits, Strategy, search};
 pub(super) use vocabulary::Vocabulary;
-pub(super) use vocabulary_bias::{TokenTrie, VocabularyBias};
+pub(super) use vocabulary_bias::TokenTrie;
 
 /// One hypothesis in a step.
 #[derive(Debug, Clone, Copy)]

@@ -2,7 +2,8 @@
 
 use super::repetition::repeats_at_end;
 use super::rules::{self, Allowed};
-use super::vocabulary_bias::{Move, VocabularyBias};
+use super::vocabulary_bias::beam::{self, BRANCH_PLACES, Standing, Way};
+use super::vocabulary_bias::{Move, Rewinding, TokenTrie};
 use super::{Row, StepError, Steps, Vocabulary};
 
 /// One chosen token.
@@ -44,7 +45,7 @@ pub(in crate::engine) enum Strategy {
 }
 
 /// Decodes from `logits`, those after the last token of the prompt and after `forced`, which the text begins with; the
-/// engine holds one hypothesis, the prompt with `forced`. `bias` prefers names and terms, in greedy decoding.
+/// engine holds one hypothesis, the prompt with `forced`. `trie` holds names and terms to prefer, while nothing is drawn at random.
 pub(in crate::engine) async fn search(
     steps: &mut impl Steps,
     vocabulary: &Vocabulary,
@@ -52,7 +53,7 @@ pub(in crate::engine) async fn search(
     limits: Limits,
     strategy: Strategy,
     forced: &[i32],
-    bias: Option<VocabularyBias<'_>>,
+    trie: Option<&TokenTrie>,
 ) -> Result<Hypothesis, StepError> {
     let text = Growing::from_tokens(forced);
     match strategy {
@@ -67,9 +68,11 @@ pub(in crate::engine) async fn search(
             )
             .await
         }
-        Strategy::Beam { width } if width > 1 => beam(steps, vocabulary, logits, limits, width, text).await,
+        Strategy::Beam { width } if width > 1 => {
+            beam(steps, vocabulary, logits, limits, width, text, trie).await
+        }
         Strategy::Greedy | Strategy::Beam { .. } => {
-            greedy(steps, vocabulary, logits, limits, text, bias).await
+            greedy(steps, vocabulary, logits, limits, text, trie).await
         }
     }
 }
@@ -81,6 +84,8 @@ struct Growing {
     sum: f32,
     /// Tokens at its beginning that were not chosen.
     forced: usize,
+    /// Its place among the names and terms, in a beam.
+    standing: Standing,
 }
 
 impl Growing {
@@ -89,6 +94,7 @@ impl Growing {
             tokens: forced.iter().map(|&id| Choice { id, logprob: 0.0 }).collect(),
             sum: 0.0,
             forced: forced.len(),
+            standing: Standing::default(),
         }
     }
 
@@ -100,6 +106,14 @@ impl Growing {
     fn push(&mut self, choice: Choice) {
         self.tokens.push(choice);
         self.sum += choice.logprob;
+    }
+
+    /// A copy that goes on this way.
+    fn with(&self, way: Way) -> Self {
+        let mut text = self.clone();
+        text.push(way.choice);
+        text.standing = way.standing;
+        text
     }
 
     /// Leaves the first `keep` tokens.
@@ -138,14 +152,15 @@ async fn greedy(
     logits: &mut Vec<f32>,
     limits: Limits,
     mut text: Growing,
-    mut bias: Option<VocabularyBias<'_>>,
+    trie: Option<&TokenTrie>,
 ) -> Result<Hypothesis, StepError> {
+    let mut bias = trie.map(Rewinding::new);
     loop {
         rules::apply(logits, &text.tokens, v, limits.last_timestamp);
         let allowed = Allowed::new(logits, v);
         let choice = match &mut bias {
             None => allowed.best(),
-            Some(bias) => match bias.next(&allowed, text.tokens.len(), v) {
+            Some(bias) => match bias.next(&allowed, &text.tokens, v) {
                 Move::Append(choice) => choice,
                 Move::Rewind { keep, then } => {
                     steps.forget(text.tokens.len() - keep);
@@ -209,7 +224,8 @@ async fn sample(
             }
         }
         if next.is_empty() {
-            return Ok(likeliest(done));
+            let scored = done.into_iter().map(|text| (text.avg_logprob, text));
+            return Ok(likeliest(scored.collect()));
         }
         running = next.iter().map(|(number, _)| *number).collect();
         let rows: Vec<Row<'_>> = next
@@ -231,37 +247,44 @@ async fn beam(
     limits: Limits,
     width: usize,
     text: Growing,
+    trie: Option<&TokenTrie>,
 ) -> Result<Hypothesis, StepError> {
     let mut beams = vec![text];
-    let mut done: Vec<Hypothesis> = Vec::new();
+    // With what counts when they are compared.
+    let mut done: Vec<(f32, Hypothesis)> = Vec::new();
     loop {
-        // (beam, token), likeliest text first; of equals the earlier beam.
-        let mut ways: Vec<(f32, usize, Choice)> = Vec::with_capacity(beams.len() * (width + 1));
+        // (score, beam, way), likeliest text first; of equals the earlier beam.
+        let mut ways: Vec<(f32, usize, Way)> = Vec::with_capacity(beams.len() * (width + 1));
         for (number, beam) in beams.iter().enumerate() {
             let logits = &mut logits[number * v.size..(number + 1) * v.size];
             rules::apply(logits, &beam.tokens, v, limits.last_timestamp);
             let allowed = Allowed::new(logits, v);
-            ways.extend(
-                allowed
-                    .top(width + 1)
-                    .into_iter()
-                    .map(|choice| (beam.sum + choice.logprob, number, choice)),
-            );
+            let likeliest = allowed.top(width + 1);
+            let score = |way: &Way| beam.sum + way.choice.logprob + way.standing.earned;
+            let found = match trie {
+                None => likeliest.into_iter().map(Way::from).collect(),
+                Some(trie) => beam::ways(trie, beam.standing, &allowed, &beam.tokens, likeliest, v),
+            };
+            ways.extend(found.into_iter().map(|way| (score(&way), number, way)));
         }
         ways.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut next = Vec::with_capacity(width);
-        let mut parents = Vec::with_capacity(width);
-        for (_, number, choice) in ways {
-            if choice.id == v.end_of_text {
+        let mut next = Vec::with_capacity(width + BRANCH_PLACES);
+        let mut parents = Vec::with_capacity(width + BRANCH_PLACES);
+        let mut add = |next: &mut Vec<Growing>, number: usize, way: Way| {
+            next.push(beams[number].with(way));
+            parents.push(number);
+        };
+        let mut ways = ways.into_iter();
+        for (_, number, way) in ways.by_ref() {
+            if way.choice.id == v.end_of_text {
                 if done.len() < width {
-                    done.push(beams[number].ended(choice));
+                    let ended = beams[number].ended(way.choice);
+                    let earned = beams[number].mean(way.standing.earned);
+                    done.push((ended.avg_logprob + earned, ended));
                 }
                 continue;
             }
-            let mut text = beams[number].clone();
-            text.push(choice);
-            next.push(text);
-            parents.push(number);
+            add(&mut next, number, way);
             if next.len() == width {
                 break;
             }
@@ -270,9 +293,14 @@ async fn beam(
         if done.len() >= width || stuck {
             // A text that was cut off counts only where no other one came to its end.
             if done.is_empty() {
-                done.extend(next.into_iter().map(Growing::stopped));
+                done.extend(next.into_iter().map(|text| (text.mean(text.sum), text.stopped())));
             }
             return Ok(likeliest(done));
+        }
+        if let Some(trie) = trie {
+            for (number, way) in beam::beside(trie, ways) {
+                add(&mut next, number, way);
+            }
         }
         beams = next;
         steps.rearrange(&parents);
@@ -293,16 +321,14 @@ async fn beam(
     }
 }
 
-/// The text with the greatest mean log probability (openai-whisper `MaximumLikelihoodRanker` without a length penalty);
-/// one that came to its end beats one that was cut off.
-fn likeliest(texts: Vec<Hypothesis>) -> Hypothesis {
-    texts
-        .into_iter()
-        .reduce(|best, other| {
-            let better = (other.complete, other.avg_logprob) > (best.complete, best.avg_logprob);
-            if better { other } else { best }
-        })
-        .unwrap_or_default()
+/// The text with the greatest score, which is its mean log probability (openai-whisper `MaximumLikelihoodRanker` without a
+/// length penalty) with what it earned; one that came to its end beats one that was cut off.
+fn likeliest(texts: Vec<(f32, Hypothesis)>) -> Hypothesis {
+    let best = texts.into_iter().reduce(|best, other| {
+        let better = (other.1.complete, other.0) > (best.1.complete, best.0);
+        if better { other } else { best }
+    });
+    best.map(|(_, text)| text).unwrap_or_default()
 }
 
 /// True when the text ends in the same phrase so often that no speaker would say it.

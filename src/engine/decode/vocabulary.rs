@@ -222,6 +222,14 @@ impl Vocabulary {
         })
     }
 
+    /// True where a word may go on behind `id`: it ends in a letter or digit of a script with spaces.
+    pub(super) fn ends_in_letter(&self, id: i32) -> bool {
+        // The first byte of its last character.
+        let bytes = self.bytes(id).unwrap_or_default();
+        let lead = bytes.iter().rev().find(|byte| !(0x80..0xc0).contains(*byte));
+        lead.is_some_and(|lead| lead.is_ascii_alphanumeric() || (0xc0..0xe0).contains(lead))
+    }
+
     /// The tokens of a text.
     pub(in crate::engine) fn encode(&self, text: &str) -> Vec<i32> {
         self.tokenizer
@@ -231,13 +239,26 @@ impl Vocabulary {
             .collect()
     }
 
-    /// The tokens of a prompt: a space before it, and of a long one the end (openai-whisper `transcribe.py`).
-    pub(in crate::engine) fn prompt(&self, prompt: Option<&str>) -> Vec<i32> {
-        let Some(prompt) = prompt.map(str::trim).filter(|p| !p.is_empty()) else {
-            return Vec::new();
-        };
-        let tokens = self.encode(&format!(" {prompt}"));
-        tokens[tokens.len().saturating_sub(self.max_prompt)..].to_vec()
+    /// The tokens of a prompt: a space before it, and of a long one the end (openai-whisper `transcribe.py`). Behind it, at
+    /// the end, where the model's memory of a prompt is surest, as many of `phrases` as there is room for.
+    pub(in crate::engine) fn prompt(&self, prompt: Option<&str>, phrases: &[String]) -> Vec<i32> {
+        let prompt = prompt.map(str::trim).filter(|p| !p.is_empty());
+        let mut tokens = prompt.map_or_else(Vec::new, |prompt| self.encode(&format!(" {prompt}")));
+        tokens.drain(..tokens.len().saturating_sub(self.max_prompt));
+        let mut comma = "";
+        for phrase in phrases
+            .iter()
+            .map(|phrase| phrase.trim())
+            .filter(|p| !p.is_empty())
+        {
+            let more = self.encode(&format!("{comma} {phrase}"));
+            if tokens.len() + more.len() > self.max_prompt {
+                break;
+            }
+            tokens.extend(more);
+            comma = ",";
+        }
+        tokens
     }
 
     /// Code of a language by its place in the table; English for models that know nothing else.
@@ -338,10 +359,29 @@ mod tests {
     fn a_long_prompt_keeps_its_end() {
         let texts = (0..=255).map(|byte| vec![byte]).collect();
         let v = Vocabulary::new(51_865, 448, texts).unwrap();
-        assert_eq!(v.prompt(Some(" x ")), [i32::from(b' '), i32::from(b'x')]);
-        assert!(v.prompt(Some("  ")).is_empty() && v.prompt(None).is_empty());
+        assert_eq!(v.prompt(Some(" x "), &[]), [i32::from(b' '), i32::from(b'x')]);
+        assert!(v.prompt(Some("  "), &[]).is_empty() && v.prompt(None, &[" ".to_owned()]).is_empty());
         let long = format!("{}z", "y".repeat(10_000));
-        let tokens = v.prompt(Some(&long));
+        let tokens = v.prompt(Some(&long), &["no room".to_owned()]);
         assert_eq!((tokens.len(), tokens.last()), (223, Some(&i32::from(b'z'))));
+    }
+
+    #[test]
+    fn phrases_take_the_room_that_a_prompt_leaves() {
+        let texts = (0..=255).map(|byte| vec![byte]).collect();
+        let v = Vocabulary::new(51_865, 448, texts).unwrap();
+        let text = |prompt, phrases: &[String]| -> String {
+            let tokens = v.prompt(prompt, phrases);
+            tokens.into_iter().map(|token| char::from(token as u8)).collect()
+        };
+        let names = |count| -> Vec<String> { (100..100 + count).map(|n| format!("Name {n}")).collect() };
+        assert_eq!(text(Some("Said."), &names(2)), " Said. Name 100, Name 101");
+        assert_eq!(text(None, &names(2)), " Name 100, Name 101");
+        let told = text(Some("Said before."), &names(1_000));
+        assert!(
+            told.starts_with(" Said before. Name 100, Name 101, ") && told.len() <= 223,
+            "{told}"
+        );
+        assert!(told.ends_with("Name 120"), "whole names only: {told}");
     }
 }

@@ -100,9 +100,8 @@ impl Conductor {
         } = job;
         let urgent = options.urgent;
         if options.beam_size == 0 {
-            // A draft is for the eye, and the next one follows at once; a vocabulary is preferred in greedy decoding alone.
-            let greedy = options.draft || options.vocabulary.is_some();
-            options.beam_size = if greedy { 1 } else { BEAM };
+            // A draft is for the eye, and the next one follows at once.
+            options.beam_size = if options.draft { 1 } else { BEAM };
         }
         let state = State::new();
         let mut exchange = Exchange {

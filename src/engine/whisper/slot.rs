@@ -16,7 +16,7 @@ use super::super::preemption::Control;
 use super::super::thread_tuner::ThreadTuner;
 use super::super::window::{
     Attempt, BEST_OF, Forward, LIVE_TEMPERATURE, TEMPERATURE_STEP, candidates, language_index, lengths,
-    passes,
+    passes, phrases,
 };
 use super::alignment::{Alignment, ends_to_onsets};
 use super::steps::Run;
@@ -279,7 +279,9 @@ impl WhisperSlot {
         } else {
             SamplingStrategy::Greedy { best_of }
         };
-        let prompt = self.vocabulary.prompt(options.prompt.as_deref());
+        let prompt = self
+            .vocabulary
+            .prompt(options.prompt.as_deref(), phrases(options));
         let mut params = FullParams::new(strategy);
         quiet(&mut params, threads);
         params.set_tokens(&prompt);

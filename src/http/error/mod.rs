@@ -223,6 +223,9 @@ impl ApiError {
                 family,
                 has_extension,
             },
+            JobError::NoSuchChannel { .. } => {
+                Self::invalid("channels", format!("Invalid value for 'channels': {error}."))
+            }
             JobError::Serving(error) => error.into(),
             JobError::Internal { detail } => Self::Internal {
                 detail,

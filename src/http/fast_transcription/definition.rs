@@ -1,6 +1,6 @@
 //! `definition`: the JSON part that says what is wanted of the recording in `audio`.
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::http::error::ApiError;
 use crate::jobs::{TranscribeOptions, WordingRequest};
@@ -8,65 +8,64 @@ use crate::render::{Family, FastTranscription, Presentation, ResponseFormat, loc
 use crate::transcript::Task;
 use crate::transcript::wording::{LONGEST_PHRASE_BYTES, MOST_PHRASES, ProfanityMode, TranscribeStyle};
 
-/// What is read of it; other keys are read over, as the service does.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Definition {
-    locales: Option<Vec<String>>,
-    audio_url: Option<String>,
-    channels: Option<Vec<u16>>,
-    profanity_filter_mode: Option<String>,
-    diarization: Option<Diarization>,
-    phrase_list: Option<PhraseList>,
-    enhanced_mode: Option<EnhancedMode>,
+/// An object of the definition. Keys that are not asked for are read over, as the service does; null is as good as absent.
+type Object = Map<String, Value>;
+
+/// The value at the end of the path `param`, of the object that it stands in.
+fn value<'o, T>(
+    object: &'o Object,
+    param: &'static str,
+    expected: &str,
+    read: impl FnOnce(&'o Value) -> Option<T>,
+) -> Result<Option<T>, ApiError> {
+    let key = param.rsplit('.').next().unwrap_or(param);
+    match object.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match read(value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(wrong(param, format!("{expected} is expected."))),
+        },
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Diarization {
-    enabled: Option<bool>,
-    max_speakers: Option<u32>,
+fn text<'o>(object: &'o Object, param: &'static str) -> Result<Option<&'o str>, ApiError> {
+    value(object, param, "a text", Value::as_str)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PhraseList {
-    phrases: Option<Vec<String>>,
-    biasing_weight: Option<f32>,
+fn boolean(object: &Object, param: &'static str) -> Result<Option<bool>, ApiError> {
+    value(object, param, "true or false", Value::as_bool)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct EnhancedMode {
-    enabled: Option<bool>,
-    task: Option<String>,
-    target_language: Option<String>,
-    prompt: Option<Vec<String>>,
-    transcribe_style: Option<String>,
-    model_options: Option<ModelOptions>,
+fn texts(object: &Object, param: &'static str) -> Result<Vec<String>, ApiError> {
+    let list = value(object, param, "an array of texts", |value| {
+        let texts = value.as_array()?.iter();
+        texts.map(|text| text.as_str().map(str::to_owned)).collect()
+    })?;
+    Ok(list.unwrap_or_default())
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ModelOptions {
-    transcribe_style: Option<String>,
+/// An empty object where there is none.
+fn object(parent: &Object, param: &'static str) -> Result<Object, ApiError> {
+    Ok(value(parent, param, "a JSON object", Value::as_object)?
+        .cloned()
+        .unwrap_or_default())
 }
 
 /// Reads the definition. `has_audio` tells whether the recording came with it.
 pub(in crate::http) fn read(
-    text: Option<&str>,
+    json: Option<&str>,
     has_audio: bool,
 ) -> Result<(TranscribeOptions, Presentation), ApiError> {
-    let definition = parse(text.unwrap_or_default())?;
-    if !has_audio && definition.audio_url.is_some() {
+    let definition = parse(json.unwrap_or_default())?;
+    if !has_audio && text(&definition, "audioUrl")?.is_some() {
         return Err(wrong(
             "audioUrl",
             "this server fetches nothing for its clients. Send the recording in the form's part 'audio'."
                 .to_owned(),
         ));
     }
-    refuse_speakers(definition.diarization.as_ref())?;
-    let locales = definition.locales.unwrap_or_default();
+    refuse_speakers(&object(&definition, "diarization")?)?;
+    let locales = texts(&definition, "locales")?;
     let mut languages: Vec<String> = Vec::new();
     for locale in &locales {
         let Some(code) = locale_language(locale) else {
@@ -82,20 +81,18 @@ pub(in crate::http) fn read(
             languages.push(code.to_owned());
         }
     }
-    let channels = channels(definition.channels)?;
-    let enhanced = definition.enhanced_mode.unwrap_or_default();
-    let enhanced = if enhanced.enabled == Some(false) {
-        EnhancedMode::default()
-    } else {
-        enhanced
-    };
+    let channels = channels(&definition)?;
+    let mut enhanced = object(&definition, "enhancedMode")?;
+    if boolean(&enhanced, "enhancedMode.enabled")? == Some(false) {
+        enhanced.clear();
+    }
     let task = task(&enhanced)?;
-    let prompt = enhanced.prompt.unwrap_or_default().join(" ");
-    let style = enhanced.transcribe_style.or(enhanced
-        .model_options
-        .and_then(|options| options.transcribe_style));
-    let phrases = definition.phrase_list.unwrap_or_default();
-    let keywords = keywords(phrases.phrases.unwrap_or_default())?;
+    let prompt = texts(&enhanced, "enhancedMode.prompt")?.join(" ");
+    let model = object(&enhanced, "enhancedMode.modelOptions")?;
+    let style = text(&enhanced, "enhancedMode.transcribeStyle")?
+        .or(text(&model, "enhancedMode.modelOptions.transcribeStyle")?);
+    let list = object(&definition, "phraseList")?;
+    let keywords = keywords(texts(&list, "phraseList.phrases")?)?;
     let single = (languages.len() == 1 && task == Task::Transcribe).then(|| languages[0].clone());
     let prompt = Some(prompt).filter(|prompt| !prompt.trim().is_empty());
     if prompt.as_ref().is_some_and(|prompt| prompt.contains('\0')) {
@@ -115,10 +112,10 @@ pub(in crate::http) fn read(
         language: single.clone(),
         prompt,
         keywords,
-        keyword_weight: weight(phrases.biasing_weight)?,
+        keyword_weight: weight(&list)?,
         wording: WordingRequest {
-            style: transcribe_style(style.as_deref())?,
-            profanity: profanity(definition.profanity_filter_mode.as_deref())?,
+            style: transcribe_style(style)?,
+            profanity: profanity(text(&definition, "profanityFilterMode")?)?,
             ..WordingRequest::default()
         },
         word_times: true,
@@ -145,21 +142,19 @@ pub(in crate::http) fn read(
     Ok((options, presentation))
 }
 
-fn parse(text: &str) -> Result<Definition, ApiError> {
-    let text = text.trim();
+fn parse(json: &str) -> Result<Object, ApiError> {
+    // Windows editors begin a file with a byte order mark.
+    let json = json.trim_start_matches('\u{feff}').trim();
     // The service's own curl samples put the object in quotes once more, which shells pass on.
-    let bare = text
+    let bare = json
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'))
         .filter(|inner| inner.trim_start().starts_with('{'))
-        .unwrap_or(text);
+        .unwrap_or(json);
     if bare.is_empty() {
-        return Ok(Definition::default());
+        return Ok(Object::new());
     }
-    // Through a map: serde would take an array for the struct's fields in order.
-    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_str(bare);
-    let definition = object.and_then(|object| serde_json::from_value(object.into()));
-    definition.map_err(|error| {
+    serde_json::from_str(bare).map_err(|error| {
         wrong(
             "definition",
             format!("it is not the JSON object that is expected ({error})."),
@@ -175,10 +170,10 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-fn refuse_speakers(asked: Option<&Diarization>) -> Result<(), ApiError> {
-    let Some(asked) = asked else { return Ok(()) };
+fn refuse_speakers(asked: &Object) -> Result<(), ApiError> {
+    let speakers = value(asked, "diarization.maxSpeakers", "a whole number", Value::as_u64)?;
     // The SDK leaves `enabled` out when `maxSpeakers` is set.
-    if !asked.enabled.unwrap_or(asked.max_speakers.is_some()) {
+    if !boolean(asked, "diarization.enabled")?.unwrap_or(speakers.is_some()) {
         return Ok(());
     }
     Err(ApiError::Field {
@@ -191,8 +186,14 @@ fn refuse_speakers(asked: Option<&Diarization>) -> Result<(), ApiError> {
     })
 }
 
-fn channels(asked: Option<Vec<u16>>) -> Result<Option<Vec<u16>>, ApiError> {
-    let Some(list) = asked.filter(|list| !list.is_empty()) else {
+fn channels(definition: &Object) -> Result<Option<Vec<u16>>, ApiError> {
+    let list: Option<Vec<u16>> = value(definition, "channels", "an array of indices from 0", |value| {
+        let indices = value.as_array()?.iter();
+        indices
+            .map(|index| index.as_u64().and_then(|index| index.try_into().ok()))
+            .collect()
+    })?;
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
         return Ok(None);
     };
     let mut unique = list.clone();
@@ -207,10 +208,10 @@ fn channels(asked: Option<Vec<u16>>) -> Result<Option<Vec<u16>>, ApiError> {
     Ok(Some(unique))
 }
 
-fn task(enhanced: &EnhancedMode) -> Result<Task, ApiError> {
-    match enhanced.task.as_deref() {
+fn task(enhanced: &Object) -> Result<Task, ApiError> {
+    match text(enhanced, "enhancedMode.task")? {
         None | Some("" | "transcribe") => Ok(Task::Transcribe),
-        Some("translate") => match enhanced.target_language.as_deref() {
+        Some("translate") => match text(enhanced, "enhancedMode.targetLanguage")? {
             None => Ok(Task::Translate),
             Some(target) if locale_language(target) == Some("en") => Ok(Task::Translate),
             Some(target) => Err(wrong(
@@ -248,13 +249,14 @@ fn keywords(phrases: Vec<String>) -> Result<Vec<String>, ApiError> {
         .collect())
 }
 
-fn weight(asked: Option<f32>) -> Result<Option<f32>, ApiError> {
+fn weight(list: &Object) -> Result<Option<f32>, ApiError> {
+    let asked = value(list, "phraseList.biasingWeight", "a number", Value::as_f64)?;
     match asked {
         Some(weight) if !(0.0..=2.0).contains(&weight) => Err(wrong(
             "phraseList.biasingWeight",
             format!("{weight}. Numbers from 0 to 2 are accepted."),
         )),
-        other => Ok(other),
+        other => Ok(other.map(|weight| weight as f32)),
     }
 }
 
@@ -343,13 +345,27 @@ mod tests {
         let (read, _) = options("\"{\n    \"locales\":[\"en-US\"]}\"");
         assert_eq!(read.language.as_deref(), Some("en"));
         assert!(options("").0.language.is_none());
+        let marked = "\u{feff}{\"locales\":[\"en-US\"],\"channels\":null}";
+        assert_eq!(options(marked).0.language.as_deref(), Some("en"));
     }
 
     #[test]
     fn what_is_refused_names_its_field() {
         for (text, param) in [
             ("[]", "definition"),
-            (r#"{"locales":"en-US"}"#, "definition"),
+            (r#"{"locales":"en-US"}"#, "locales"),
+            (r#"{"locales":[1]}"#, "locales"),
+            (r#"{"channels":[-1]}"#, "channels"),
+            (r#"{"channels":[70000]}"#, "channels"),
+            (r#"{"phraseList":[]}"#, "phraseList"),
+            (r#"{"phraseList":{"phrases":"x"}}"#, "phraseList.phrases"),
+            (
+                r#"{"phraseList":{"biasingWeight":"1"}}"#,
+                "phraseList.biasingWeight",
+            ),
+            (r#"{"diarization":true}"#, "diarization"),
+            (r#"{"enhancedMode":{"prompt":"x"}}"#, "enhancedMode.prompt"),
+            (r#"{"profanityFilterMode":5}"#, "profanityFilterMode"),
             (r#"{"locales":["xx-XX"]}"#, "locales"),
             (r#"{"channels":[0,0]}"#, "channels"),
             (r#"{"diarization":{"enabled":true}}"#, "diarization"),

@@ -6,7 +6,7 @@ mod values;
 mod wording;
 
 use super::error::ApiError;
-use crate::jobs::{TranscribeOptions, prompt_with_keywords};
+use crate::jobs::{TranscribeOptions, end_of_prompt, prompt_bytes};
 use crate::languages;
 use crate::render::{Family, FastTranscription, Presentation, ResponseFormat};
 use crate::schedule::PriorityClass;
@@ -40,7 +40,7 @@ pub(super) fn read(
     } else {
         Vec::new()
     };
-    let prompt = prompt_with_keywords(fields.single("prompt"), &[]);
+    let prompt = end_of_prompt(fields.single("prompt"));
     let keywords = wording::keywords(fields)?;
     let subtitles = subtitles::subtitles(fields, format)?;
     if family == Family::Diarize && (prompt.is_some() || !keywords.is_empty()) {
@@ -85,7 +85,7 @@ pub(super) fn read(
         family,
         task,
         language,
-        prompt_bytes: prompt_with_keywords(prompt.as_deref(), &keywords).map_or(0, |prompt| prompt.len()),
+        prompt_bytes: prompt_bytes(prompt.as_deref(), &keywords),
         subtitles,
         fast: FastTranscription::default(),
     };

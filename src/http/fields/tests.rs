@@ -327,17 +327,14 @@ fn chunking_strategy_in_its_three_encodings() {
 }
 
 #[test]
-fn keywords_go_to_the_end_of_the_prompt() {
-    let (read, shown) = options(&[
-        ("prompt", "A talk. "),
-        ("keywords[]", "Kyōto"),
-        ("keywords[]", "ggml"),
-    ]);
-    assert_eq!(
-        prompt_with_keywords(read.prompt.as_deref(), &read.keywords).as_deref(),
-        Some("A talk. Kyōto, ggml")
-    );
+fn keywords_count_as_part_of_the_prompt() {
+    let keywords = [("keywords[]", "Kyōto"), ("keywords[]", "ggml")];
+    let (read, shown) = options(&[&[("prompt", "A talk. ")][..], &keywords].concat());
+    assert_eq!(read.prompt.as_deref(), Some("A talk. "));
+    assert_eq!(read.keywords, ["Kyōto", "ggml"]);
     assert_eq!(shown.prompt_bytes, "A talk. Kyōto, ggml".len());
+    assert_eq!(options(&keywords).1.prompt_bytes, "Kyōto, ggml".len());
+    assert_eq!(options(&[]).1.prompt_bytes, 0);
 }
 
 #[test]

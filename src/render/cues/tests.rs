@@ -174,6 +174,35 @@ fn a_translation_has_the_limits_of_english() {
 }
 
 #[test]
+fn no_line_begins_or_ends_with_a_space() {
+    // No line may begin with the long vowel mark, so the text is one piece, wider than a line.
+    let rules = SubtitleRules {
+        max_line_width: Some(8),
+        ..SubtitleRules::default()
+    };
+    let cues = built(rules, &[spoken(0, 0.0, "en", "ァーャ、 ー", 0.1)]);
+    assert_eq!(cues[0].lines, ["ァーャ、", "ー"]);
+}
+
+#[test]
+fn emoji_are_never_cut_in_two() {
+    for emoji in EMOJI {
+        let text = emoji.repeat(40);
+        for width in 8..30 {
+            let rules = SubtitleRules {
+                max_line_width: Some(width),
+                ..netflix()
+            };
+            let cues = built(rules, &[spoken(0, 0.0, "en", &text, 0.02)]);
+            for line in cues.iter().flat_map(|cue| &cue.lines) {
+                let left = line.replace(emoji, "");
+                assert!(left.is_empty(), "{line:?} at {width} ends with {left:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn people_who_speak_too_fast_get_marked_cues() {
     let cues = built(netflix(), &talk("en", &ENGLISH, 0.03));
     assert!(
@@ -195,6 +224,9 @@ fn letters(text: &str) -> String {
         .collect()
 }
 
+/// Each is seen as one character.
+const EMOJI: [&str; 4] = ["👨‍👩‍👧‍👦", "👍🏽", "🇯🇵", "❤️"];
+
 /// Windows of segments of words of one or two scripts, with pauses, fast and slow speech, and times that stand still.
 fn recordings() -> impl Strategy<Value = Vec<Segment>> {
     let word = prop_oneof![
@@ -203,6 +235,9 @@ fn recordings() -> impl Strategy<Value = Vec<Segment>> {
         2 => "[ぁ-んァ-ヶ一-龠ー]{1,12}[、。！？]?",
         1 => "[(「\"]?[a-z]{1,5}[)」\"-]?",
         1 => "--> [&<]",
+        1 => "[א-ת]{1,12}",
+        1 => "[A-Za-z]{500}",
+        1 => prop::collection::vec(prop::sample::select(EMOJI.to_vec()), 1..30).prop_map(|all| all.concat()),
     ];
     let segment = (
         prop::collection::vec(word, 1..14),

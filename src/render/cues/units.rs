@@ -140,37 +140,57 @@ fn split_to_width(
     while !rest.is_empty() {
         let mut width = 0;
         let mut length = rest.len();
+        let mut before = None;
+        let mut flags = 0;
         for (index, character) in rest.char_indices() {
             let columns = character.width().unwrap_or(0);
-            if columns > 0 && width + columns > limits.width && index > 0 {
+            let whole = columns > 0 && !belongs_to(before, character, flags);
+            if whole && width + columns > limits.width && index > 0 {
                 length = index;
                 break;
             }
             width += columns;
+            flags = if is_flag_half(character) { flags + 1 } else { 0 };
+            before = Some(character);
         }
-        let piece = &rest[..length];
         let last = length == rest.len();
-        let (begin, end) = clock.span(at, at + length);
-        debug_assert_eq!(&whole[at..at + length], piece);
+        let piece = rest[..length].trim_end();
+        let after = rest[length..].trim_start();
+        // Marks that must not begin a line hold words together that a space divides; no line begins with that space.
+        let space = if last {
+            space
+        } else {
+            piece.len() + after.len() < rest.len()
+        };
+        let (begin, end) = clock.span(at, at + piece.len());
+        debug_assert_eq!(&whole[at..at + piece.len()], piece);
         out.push(Unit {
             width: piece.width(),
-            characters: characters(piece, limits.wide)
-                + if space && last {
-                    space_character(limits)
-                } else {
-                    0.0
-                },
+            characters: characters(piece, limits.wide) + if space { space_character(limits) } else { 0.0 },
             text: piece.to_owned(),
-            space: space && last,
+            space,
             words: 1,
             start: begin,
             end,
             break_cost: if last { 0.0 } else { FORCED },
             segment_end: false,
         });
-        at += length;
-        rest = &rest[length..];
+        at += rest.len() - after.len();
+        rest = after;
     }
+}
+
+/// Whether `character` is seen as one with the character before it, which `flags` halves of flags end in: joined emoji,
+/// their skin colours, flags. Marks have no width and stay anyway.
+fn belongs_to(before: Option<char>, character: char, flags: usize) -> bool {
+    before == Some('\u{200d}')
+        || matches!(character, '\u{1f3fb}'..='\u{1f3ff}')
+        || (is_flag_half(character) && flags % 2 == 1)
+}
+
+/// Regional indicators: two make a flag.
+fn is_flag_half(character: char) -> bool {
+    matches!(character, '\u{1f1e6}'..='\u{1f1ff}')
 }
 
 /// Characters as reading speeds count them: half-width letters are half a character beside full-width ones.

@@ -26,10 +26,11 @@ use std::arch::x86_64::{
 };
 
 use super::generic;
+use super::narrow;
 use super::set::kernel_set;
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile, by_rows};
-use super::{Attend, AttendPages, Kernels, PackHeads, Product, Quantise};
+use super::{Attend, AttendTokens, Kernels, PackHeads, Product, Quantise, StoreToken};
 
 /// Eight lanes of AVX2.
 #[derive(Clone, Copy)]
@@ -134,6 +135,15 @@ impl Simd for Half {
         let v = _mm256_srli_epi32::<16>(rounded);
         let v = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
         _mm_storeu_si128(p.cast(), v);
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> (Self::V, Self::V) {
+        let words = _mm256_loadu_si256(p.cast());
+        let odd = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+        (
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
+            _mm256_castsi256_ps(odd),
+        )
     }
 }
 

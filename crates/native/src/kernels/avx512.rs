@@ -16,18 +16,19 @@ use std::arch::asm;
 use std::arch::x86_64::{
     __m256i, __m512, _CMP_GT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_storeu_si128,
     _mm256_storeu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
-    _mm512_castps_si512, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtneps_pbh,
-    _mm512_cvtps_epi32, _mm512_cvtsepi32_epi8, _mm512_div_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
-    _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
+    _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_cvtsepi32_epi8, _mm512_div_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_max_ps, _mm512_mul_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::generic;
+use super::narrow;
 use super::set::kernel_set;
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile, by_rows};
-use super::{Attend, AttendPages, Kernels, PackHeads, Product, Quantise};
+use super::{Attend, AttendTokens, Kernels, PackHeads, Product, Quantise, StoreToken};
 
 /// 16 lanes of AVX-512; bfloat16 by integer arithmetic.
 #[derive(Clone, Copy)]
@@ -125,6 +126,14 @@ impl Simd for Wide {
         let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
         _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded)));
     }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> (Self::V, Self::V) {
+        let words = _mm512_loadu_si512(p.cast());
+        (
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
+            _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32))),
+        )
+    }
 }
 
 /// As [`Wide`], with the processor's own conversion to bfloat16.
@@ -164,6 +173,7 @@ impl Simd for WideBf16 {
         from_i32(p: *const i32) -> __m512;
         store_i8(p: *mut i8, v: __m512) -> ();
         store_i16(p: *mut i16, v: __m512) -> ();
+        load_bf16(p: *const u16) -> (__m512, __m512);
     }
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, v: Self::V) {

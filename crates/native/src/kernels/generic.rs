@@ -12,22 +12,23 @@
 use super::simd::Simd;
 use super::tile::{BlockTile, Tile};
 use super::{
-    Attend, AttendPages, BLOCK, Epilogue, MOST_ROWS, PAGE, PANEL, PackHeads, Product, Quantise, SMALLEST,
+    Attend, AttendTokens, BLOCK, Epilogue, MOST_ROWS, PANEL, PackHeads, Product, Quantise, SMALLEST,
+    StoreToken,
 };
 use crate::shape::HEAD;
 
 /// A panel's worth of accumulators for each row of a tile.
 #[repr(align(64))]
-struct Accumulators(std::mem::MaybeUninit<[f32; MOST_ROWS * PANEL]>);
+pub(super) struct Accumulators(std::mem::MaybeUninit<[f32; MOST_ROWS * PANEL]>);
 
 impl Accumulators {
     #[inline(always)]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(std::mem::MaybeUninit::uninit())
     }
 
     #[inline(always)]
-    fn start(&mut self) -> *mut f32 {
+    pub(super) fn start(&mut self) -> *mut f32 {
         self.0.as_mut_ptr().cast()
     }
 }
@@ -297,7 +298,7 @@ pub(crate) unsafe fn layer_norm<S: Simd>(
 /// Softmax in base 2 over the first `count` of `padded` scores, not yet divided by the sum; the padding becomes 0.
 /// Returns (largest score, 1 / sum).
 #[inline(always)]
-unsafe fn softmax<S: Simd, const BF16: bool>(
+pub(super) unsafe fn softmax<S: Simd, const BF16: bool>(
     scores: *const f32,
     count: usize,
     padded: usize,
@@ -340,6 +341,29 @@ unsafe fn softmax<S: Simd, const BF16: bool>(
     (largest, 1.0 / S::sum(sum))
 }
 
+/// The softmax's values themselves, in `f32`, for whoever asks for them.
+#[inline(always)]
+unsafe fn probabilities_of<S: Simd>(
+    scores: *const f32,
+    count: usize,
+    largest: f32,
+    inverse: f32,
+    to: *mut f32,
+) {
+    let (top, inverse) = (S::splat(largest), S::splat(inverse));
+    for i in (0..count).step_by(S::LANES) {
+        let p = S::mul(exp2::<S>(S::sub(S::load(scores.add(i)), top)), inverse);
+        if i + S::LANES <= count {
+            S::store(to.add(i), p);
+        } else {
+            // The scores are padded to whole panels, `to` is not.
+            let mut rest = [0.0f32; 16];
+            S::store(rest.as_mut_ptr(), p);
+            std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(i), count - i);
+        }
+    }
+}
+
 /// Attention to one head. `word`: positions in a word of packed values; `BF16`: activations are bfloat16.
 #[inline(always)]
 pub(crate) unsafe fn attend<S: Simd, T: Tile, const BF16: bool>(a: &Attend, word: usize) {
@@ -375,10 +399,8 @@ pub(crate) unsafe fn attend<S: Simd, T: Tile, const BF16: bool>(a: &Attend, word
             let (largest, one) = softmax::<S, BF16>(scores, a.head.positions, padded, to);
             *inverse = one;
             if !a.weights.is_null() {
-                for i in 0..a.head.positions {
-                    *a.weights.add((first + row) * a.weights_stride + i) =
-                        (*scores.add(i) - largest).exp2() * one;
-                }
+                let to = a.weights.add((first + row) * a.weights_stride);
+                probabilities_of::<S>(scores, a.head.positions, largest, one, to);
             }
         }
         for panel in 0..HEAD / PANEL {
@@ -461,30 +483,87 @@ pub(crate) unsafe fn pack_heads<S: Simd, const BF16: bool>(p: &PackHeads) {
     }
 }
 
-/// Attention of one query to earlier tokens.
+/// Keeps key and value of one token's head.
 #[inline(always)]
-pub(crate) unsafe fn attend_pages<S: Simd>(a: &AttendPages) {
-    let padded = a.count.next_multiple_of(16);
-    for position in 0..a.count {
-        let key = (*a.pages.add(position / PAGE))
-            .add(a.keys_at + position % PAGE * a.stride)
-            .cast_const();
-        let mut dot = S::splat(0.0);
+pub(crate) unsafe fn store_token<S: Simd, const BF16: bool>(s: &StoreToken) {
+    for (part, from) in [s.key, s.value].into_iter().enumerate() {
         for i in (0..HEAD).step_by(S::LANES) {
-            dot = S::fma(S::load(a.query.add(i)), S::load(key.add(i)), dot);
+            let v = S::load(from.add(i));
+            if BF16 {
+                S::store_bf16(s.to.cast::<u16>().add(part * HEAD + i), v);
+            } else {
+                S::store(s.to.cast::<f32>().add(part * HEAD + i), v);
+            }
         }
-        *a.scores.add(position) = S::sum(dot);
+    }
+}
+
+/// The channels of a head at even places, then those at odd ones: what [`Simd::load_bf16`] gives side by side.
+#[inline(always)]
+fn even_odd(channel: usize) -> usize {
+    channel / 2 + channel % 2 * (HEAD / 2)
+}
+
+/// Attention of one query to the tokens so far.
+#[inline(always)]
+pub(crate) unsafe fn attend_tokens<S: Simd, const BF16: bool>(a: &AttendTokens) {
+    let padded = a.count.next_multiple_of(16);
+    let kept = |token: usize| (*a.tokens.add(token)).add(a.at).cast_const();
+    let mut query = [0.0f32; HEAD];
+    for channel in 0..HEAD {
+        let to = if BF16 { even_odd(channel) } else { channel };
+        query[to] = *a.query.add(channel);
+    }
+    let query = query.as_ptr();
+    for token in 0..a.count {
+        let mut dots = [S::splat(0.0); 2];
+        if BF16 {
+            let key = kept(token).cast::<u16>();
+            for i in (0..HEAD / 2).step_by(S::LANES) {
+                let (even, odd) = S::load_bf16(key.add(2 * i));
+                dots[0] = S::fma(S::load(query.add(i)), even, dots[0]);
+                dots[1] = S::fma(S::load(query.add(HEAD / 2 + i)), odd, dots[1]);
+            }
+        } else {
+            let key = kept(token).cast::<f32>();
+            for i in (0..HEAD).step_by(2 * S::LANES) {
+                dots[0] = S::fma(S::load(query.add(i)), S::load(key.add(i)), dots[0]);
+                let i = i + S::LANES;
+                dots[1] = S::fma(S::load(query.add(i)), S::load(key.add(i)), dots[1]);
+            }
+        }
+        *a.scores.add(token) = S::sum(S::add(dots[0], dots[1]));
     }
     let (_, inverse) = softmax::<S, false>(a.scores, a.count, padded, a.scores.cast());
-    for i in (0..HEAD).step_by(S::LANES * 2) {
-        let mut sums = [S::splat(0.0); 2];
-        for position in 0..a.count {
-            let value = (*a.pages.add(position / PAGE)).add(a.values_at + position % PAGE * a.stride + i);
-            let weight = S::splat(*a.scores.add(position));
-            sums[0] = S::fma(weight, S::load(value), sums[0]);
-            sums[1] = S::fma(weight, S::load(value.add(S::LANES)), sums[1]);
+    let mut out = [0.0f32; HEAD];
+    let mut sums = [S::splat(0.0); 8];
+    for token in 0..a.count {
+        let weight = S::splat(*a.scores.add(token));
+        if BF16 {
+            let value = kept(token).cast::<u16>().add(HEAD);
+            for i in 0..HEAD / 2 / S::LANES {
+                let (even, odd) = S::load_bf16(value.add(2 * i * S::LANES));
+                sums[2 * i] = S::fma(weight, even, sums[2 * i]);
+                sums[2 * i + 1] = S::fma(weight, odd, sums[2 * i + 1]);
+            }
+        } else {
+            let value = kept(token).cast::<f32>().add(HEAD);
+            for (i, sum) in sums.iter_mut().enumerate().take(HEAD / S::LANES) {
+                *sum = S::fma(weight, S::load(value.add(i * S::LANES)), *sum);
+            }
         }
-        S::store(a.out.add(i), S::mul(sums[0], S::splat(inverse)));
-        S::store(a.out.add(i + S::LANES), S::mul(sums[1], S::splat(inverse)));
+    }
+    let inverse = S::splat(inverse);
+    for (i, sum) in sums.iter().enumerate().take(HEAD / S::LANES) {
+        // Sums 2n and 2n + 1 are the even and the odd channels of one stretch of bfloat16.
+        let to = if BF16 {
+            i / 2 * S::LANES + i % 2 * (HEAD / 2)
+        } else {
+            i * S::LANES
+        };
+        S::store(out.as_mut_ptr().add(to), S::mul(*sum, inverse));
+    }
+    for channel in 0..HEAD {
+        *a.out.add(channel) = out[if BF16 { even_odd(channel) } else { channel }];
     }
 }

@@ -15,6 +15,7 @@
 //! back: -128 times the sum of the row's integers.
 
 mod generic;
+mod narrow;
 mod set;
 mod simd;
 mod tile;
@@ -35,9 +36,6 @@ pub(crate) const PANEL: usize = 32;
 pub(crate) const BLOCK: usize = 64;
 /// Rows and blocks whose values are all smaller count as zeros: 127 divided by the largest must be finite.
 pub(crate) const SMALLEST: f32 = 1e-30;
-/// Positions of a sequence that lie together in memory.
-pub(crate) const PAGE: usize = 16;
-
 /// A packed matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
@@ -140,11 +138,14 @@ pub(crate) struct Quantise {
     pub(crate) to_stride: usize,
 }
 
-/// Packed keys and values of one head: keys in panels of 32 positions, values in two panels of 32 channels.
+/// Packed keys and values of one head: keys in panels of 32 positions, values in two panels of 32 channels. As 8-bit integers
+/// they are 128 too large, like weights.
 #[derive(Clone, Copy)]
 pub(crate) struct Head {
     pub(crate) keys: *const u32,
     pub(crate) values: *const u32,
+    /// Of the keys of each position, then, `padded` further on, of the values; 8-bit integers only.
+    pub(crate) scales: *const f32,
     /// Positions that count.
     pub(crate) positions: usize,
     /// Positions with the padding to whole panels.
@@ -154,7 +155,8 @@ pub(crate) struct Head {
 /// Attention of some rows of queries to one head.
 #[derive(Clone, Copy)]
 pub(crate) struct Attend {
-    /// Queries of 64 channels in the layout of the attention's format, scaled by 1/8 and log2(e).
+    /// Queries of 64 channels, scaled by 1/8 and log2(e), in the layout of the attention's format; `f32` where keys and values
+    /// are 8-bit integers.
     pub(crate) queries: Rows,
     pub(crate) head: Head,
     pub(crate) out: *mut f32,
@@ -176,7 +178,7 @@ pub(crate) struct PackHeads {
     /// Of both sources, in elements.
     pub(crate) from_stride: usize,
     pub(crate) heads: usize,
-    /// First position; even.
+    /// First position; a multiple of 4.
     pub(crate) first: usize,
     pub(crate) count: usize,
     /// Positions of the whole window, and with the padding to whole panels.
@@ -184,21 +186,28 @@ pub(crate) struct PackHeads {
     pub(crate) padded: usize,
     pub(crate) keys: *mut u32,
     pub(crate) values: *mut u32,
+    /// Of all heads, as [`Head::scales`]; 8-bit integers only.
+    pub(crate) scales: *mut f32,
 }
 
-/// Attention of one query to the earlier tokens of its sequence, one head.
+/// Key and value of one head of one token, 64 channels each, to be kept: the key, then the value.
 #[derive(Clone, Copy)]
-pub(crate) struct AttendPages {
+pub(crate) struct StoreToken {
+    pub(crate) key: *const f32,
+    pub(crate) value: *const f32,
+    pub(crate) to: *mut u8,
+}
+
+/// Attention of one query to the tokens of its sequence, one head.
+#[derive(Clone, Copy)]
+pub(crate) struct AttendTokens {
     /// 64 channels, scaled by 1/8 and log2(e).
     pub(crate) query: *const f32,
-    /// The pages of the sequence.
-    pub(crate) pages: *const *mut f32,
-    /// From a page's start to this layer's and head's keys of its first position, and to its values.
-    pub(crate) keys_at: usize,
-    pub(crate) values_at: usize,
-    /// From one position to the next within a page.
-    pub(crate) stride: usize,
-    /// Positions attended to.
+    /// What is kept of each token.
+    pub(crate) tokens: *const *mut u8,
+    /// Bytes from there to what [`StoreToken`] wrote for this layer and head.
+    pub(crate) at: usize,
+    /// Tokens attended to.
     pub(crate) count: usize,
     pub(crate) out: *mut f32,
     /// Room for `count` rounded up to 16 values.
@@ -223,10 +232,12 @@ pub(crate) struct Kernels {
     /// By [`Precision`], in the order of its variants.
     product: [unsafe fn(&Product); 4],
     quantise: [unsafe fn(&Quantise); 4],
+    /// In `Bf16`, `F32` and `Int8Row`.
+    attend: [unsafe fn(&Attend); 3],
+    pack_heads: [unsafe fn(&PackHeads); 3],
     /// In `Bf16` and `F32`.
-    attend: [unsafe fn(&Attend); 2],
-    pack_heads: [unsafe fn(&PackHeads); 2],
-    pub(crate) attend_pages: unsafe fn(&AttendPages),
+    store_token: [unsafe fn(&StoreToken); 2],
+    attend_tokens: [unsafe fn(&AttendTokens); 2],
     /// `to = norm(from) * weight + bias` over `k` (a multiple of 16) values.
     pub(crate) layer_norm:
         unsafe fn(to: *mut f32, from: *const f32, weight: *const f32, bias: *const f32, k: usize),
@@ -259,13 +270,21 @@ impl Kernels {
         self.quantise[format as usize]
     }
 
-    /// `format` is `Bf16` or `F32`.
+    /// `format` is one of [`Precision::cross`].
     pub(crate) fn attend(&self, format: Precision) -> unsafe fn(&Attend) {
-        self.attend[usize::from(format == Precision::F32)]
+        self.attend[heads_in(format)]
     }
 
     pub(crate) fn pack_heads(&self, format: Precision) -> unsafe fn(&PackHeads) {
-        self.pack_heads[usize::from(format == Precision::F32)]
+        self.pack_heads[heads_in(format)]
+    }
+
+    pub(crate) fn store_token(&self, format: Precision) -> unsafe fn(&StoreToken) {
+        self.store_token[usize::from(format == Precision::F32)]
+    }
+
+    pub(crate) fn attend_tokens(&self, format: Precision) -> unsafe fn(&AttendTokens) {
+        self.attend_tokens[usize::from(format == Precision::F32)]
     }
 
     /// Bytes of one number in rows of activations.
@@ -284,6 +303,15 @@ impl Kernels {
             Precision::Int8Block64 => k / BLOCK * (BLOCK * self.int8_bytes + 8),
             Precision::Bf16 | Precision::F32 => k * self.number(format),
         }
+    }
+}
+
+/// The place of a format of keys and values in [`Kernels::attend`].
+fn heads_in(format: Precision) -> usize {
+    match format {
+        Precision::Bf16 => 0,
+        Precision::F32 => 1,
+        Precision::Int8Row | Precision::Int8Block64 => 2,
     }
 }
 

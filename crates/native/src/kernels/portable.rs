@@ -7,10 +7,11 @@
 #![allow(clippy::inline_always, reason = "must melt into the loops around it")]
 
 use super::generic;
+use super::narrow;
 use super::set::kernel_set;
 use super::simd::Plain;
 use super::tile::{BlockTile, Tile};
-use super::{Attend, AttendPages, BLOCK, Kernels, PANEL, PackHeads, Product, Quantise};
+use super::{Attend, AttendTokens, BLOCK, Kernels, PANEL, PackHeads, Product, Quantise, StoreToken};
 
 struct Int8;
 

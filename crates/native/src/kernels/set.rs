@@ -17,9 +17,10 @@ macro_rules! kernel_set {
                 $module::quantise_bf16,
                 generic::copy_rows,
             ],
-            attend: [$module::attend_bf16, $module::attend_f32],
-            pack_heads: [$module::pack_bf16, $module::pack_f32],
-            attend_pages: $module::attend_pages,
+            attend: [$module::attend_bf16, $module::attend_f32, $module::attend_int8],
+            pack_heads: [$module::pack_bf16, $module::pack_f32, $module::pack_int8],
+            store_token: [$module::store_token_bf16, $module::store_token_f32],
+            attend_tokens: [$module::attend_tokens_bf16, $module::attend_tokens_f32],
             layer_norm: $module::layer_norm,
             int8_bytes: $int8_bytes,
             bf16_bytes: if $bf16_rows { 2 } else { 4 },
@@ -65,6 +66,14 @@ macro_rules! kernel_set {
                 generic::attend::<$simd, $f32, false>(a, 1);
             }
             #[$compiled]
+            pub(super) unsafe fn attend_int8(a: &Attend) {
+                narrow::attend::<$simd, $int8>(a, $start);
+            }
+            #[$compiled]
+            pub(super) unsafe fn pack_int8(p: &PackHeads) {
+                narrow::pack_heads::<$simd>(p);
+            }
+            #[$compiled]
             pub(super) unsafe fn pack_bf16(p: &PackHeads) {
                 generic::pack_heads::<$simd, true>(p);
             }
@@ -73,8 +82,20 @@ macro_rules! kernel_set {
                 generic::pack_heads::<$simd, false>(p);
             }
             #[$compiled]
-            pub(super) unsafe fn attend_pages(a: &AttendPages) {
-                generic::attend_pages::<$simd>(a);
+            pub(super) unsafe fn store_token_bf16(s: &StoreToken) {
+                generic::store_token::<$simd, true>(s);
+            }
+            #[$compiled]
+            pub(super) unsafe fn store_token_f32(s: &StoreToken) {
+                generic::store_token::<$simd, false>(s);
+            }
+            #[$compiled]
+            pub(super) unsafe fn attend_tokens_bf16(a: &AttendTokens) {
+                generic::attend_tokens::<$simd, true>(a);
+            }
+            #[$compiled]
+            pub(super) unsafe fn attend_tokens_f32(a: &AttendTokens) {
+                generic::attend_tokens::<$simd, false>(a);
             }
             #[$compiled]
             pub(super) unsafe fn layer_norm(

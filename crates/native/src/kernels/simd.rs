@@ -42,12 +42,14 @@ pub(crate) trait Simd: Copy {
     unsafe fn largest(v: Self::V) -> f32;
     /// From 32-bit integers.
     unsafe fn from_i32(p: *const i32) -> Self::V;
-    /// Whole numbers in -127 to 127 to bytes.
+    /// Whole numbers in -128 to 127 to bytes.
     unsafe fn store_i8(p: *mut i8, v: Self::V);
-    /// Whole numbers in -127 to 127 to 16-bit integers.
+    /// Whole numbers in -128 to 127 to 16-bit integers.
     unsafe fn store_i16(p: *mut i16, v: Self::V);
     /// To bfloat16, nearest, ties to even.
     unsafe fn store_bf16(p: *mut u16, v: Self::V);
+    /// From twice as many bfloat16 as there are lanes: those at even places, and those at odd ones.
+    unsafe fn load_bf16(p: *const u16) -> (Self::V, Self::V);
 }
 
 /// Eight lanes in plain Rust.
@@ -163,5 +165,13 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn store_bf16(p: *mut u16, v: Self::V) {
         p.cast::<[u16; WIDE]>().write_unaligned(v.map(bf16));
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> (Self::V, Self::V) {
+        let words = p.cast::<[u32; WIDE]>().read_unaligned();
+        (
+            each(|i| f32::from_bits(words[i] << 16)),
+            each(|i| f32::from_bits(words[i] & 0xffff_0000)),
+        )
     }
 }

@@ -318,6 +318,18 @@ fn attention(q: &[f32], keys: &[f32], values: &[f32], count: usize) -> (Vec<f64>
     (weights, out)
 }
 
+/// Values as 8-bit integers with a scale for each 64.
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let head = |values: &[f32]| {
+        let largest = values.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let scale = largest / 127.0;
+        let inverse = 127.0 / largest;
+        let round = move |x: &f32| (x * inverse).round_ties_even() * scale;
+        values.iter().map(round).collect::<Vec<f32>>()
+    };
+    values.chunks(64).flat_map(head).collect()
+}
+
 #[test]
 fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
     let mut random = Random::new(5);
@@ -328,13 +340,14 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
         let keys: Vec<f32> = (0..positions * 64).map(|_| random.normal()).collect();
         let values: Vec<f32> = (0..positions * 64).map(|_| random.normal()).collect();
         for (isa, kernels) in sets() {
-            for format in [Precision::Bf16, Precision::F32] {
+            for format in [Precision::Bf16, Precision::F32, Precision::Int8Row] {
                 // What was there before must not shine through: all ones are not-a-number in both formats.
                 let (mut k, mut v) = (Buffer::new(padded * 256), Buffer::new(padded * 256));
                 k.bytes_mut().fill(0xff);
                 v.bytes_mut().fill(0xff);
+                let mut scales = vec![f32::NAN; 2 * padded];
                 // In two pieces, as two chunks of the encoder would.
-                let cut = (positions / 2).next_multiple_of(2).min(positions);
+                let cut = (positions / 2).next_multiple_of(4).min(positions);
                 for (first, count) in [(0, cut), (cut, positions - cut)] {
                     let pack = PackHeads {
                         keys_from: keys[first * 64..].as_ptr(),
@@ -347,11 +360,18 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                         padded,
                         keys: k.shared().0.cast(),
                         values: v.shared().0.cast(),
+                        scales: scales.as_mut_ptr(),
                     };
                     // SAFETY: the buffers hold `padded` positions of 64 channels.
                     unsafe { kernels.pack_heads(format)(&pack) };
                 }
-                let stride = kernels.row(format, 64);
+                // Queries are not rounded to 8 bits.
+                let of_queries = if format == Precision::Int8Row {
+                    Precision::F32
+                } else {
+                    format
+                };
+                let stride = kernels.row(of_queries, 64);
                 let queries = Buffer::new(rows * stride);
                 let quantise = Quantise {
                     from: q.as_ptr(),
@@ -372,6 +392,7 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                     head: Head {
                         keys: k.shared().0.cast(),
                         values: v.shared().0.cast(),
+                        scales: scales.as_ptr(),
                         positions,
                         padded,
                     },
@@ -383,10 +404,20 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
                 };
                 // SAFETY: all buffers have the sizes that the fields say.
                 unsafe {
-                    kernels.quantise(format)(&quantise);
+                    kernels.quantise(of_queries)(&quantise);
                     kernels.attend(format)(&attend);
                 }
-                let tolerance = if format == Precision::F32 { 1e-5 } else { 0.06 };
+                let tolerance = match format {
+                    Precision::F32 => 1e-5,
+                    Precision::Bf16 => 0.06,
+                    // Beside what was packed; the other side of the products has 16 bits.
+                    Precision::Int8Row | Precision::Int8Block64 => 2e-3,
+                };
+                let (keys, values) = if format == Precision::Int8Row {
+                    (rounded(&keys), rounded(&values))
+                } else {
+                    (keys.clone(), values.clone())
+                };
                 for row in 0..rows {
                     let (want_weights, want) = attention(&q[row * 64..], &keys, &values, positions);
                     for (got, want) in out[row * 64..][..64].iter().zip(&want) {
@@ -412,41 +443,59 @@ fn attention_is_softmax_over_exactly_the_positions_of_the_window() {
 }
 
 #[test]
-fn attention_over_pages_is_attention_over_their_positions() {
+fn attention_to_tokens_is_attention_over_what_was_kept_of_them() {
     let mut random = Random::new(6);
     for _ in 0..30 {
-        let count = 1 + random.below(70);
+        let (count, at) = (1 + random.below(70), 64 * random.below(3));
         let q: Vec<f32> = (0..64).map(|_| random.normal()).collect();
         let keys: Vec<f32> = (0..count * 64).map(|_| random.normal()).collect();
         let values: Vec<f32> = (0..count * 64).map(|_| random.normal()).collect();
-        let mut pages: Vec<Vec<f32>> = vec![vec![f32::NAN; PAGE * 64 * 2]; count.div_ceil(PAGE)];
-        for position in 0..count {
-            let (page, at) = (&mut pages[position / PAGE], position % PAGE * 64);
-            page[at..at + 64].copy_from_slice(&keys[position * 64..][..64]);
-            page[PAGE * 64 + at..][..64].copy_from_slice(&values[position * 64..][..64]);
-        }
-        let pointers: Vec<*mut f32> = pages.iter_mut().map(Vec::as_mut_ptr).collect();
-        let (_, want) = attention(&q, &keys, &values, count);
-        for (isa, kernels) in sets() {
-            let (mut out, mut scores) = (vec![0.0f32; 64], vec![f32::NAN; count.next_multiple_of(16)]);
-            let attend = AttendPages {
-                query: q.as_ptr(),
-                pages: pointers.as_ptr(),
-                keys_at: 0,
-                values_at: PAGE * 64,
-                stride: 64,
-                count,
-                out: out.as_mut_ptr(),
-                scores: scores.as_mut_ptr(),
+        for format in [Precision::Bf16, Precision::F32] {
+            let round = |values: &[f32]| -> Vec<f32> {
+                let narrow = |x: &f32| f32::from_bits(u32::from(bf16(*x)) << 16);
+                if format == Precision::F32 {
+                    values.to_vec()
+                } else {
+                    values.iter().map(narrow).collect()
+                }
             };
-            // SAFETY: the pages hold `count` positions.
-            unsafe { (kernels.attend_pages)(&attend) };
-            for (got, want) in out.iter().zip(&want) {
-                assert!(
-                    (f64::from(*got) - want).abs() < 1e-5,
-                    "{}: {got} for {want}",
-                    isa.name()
-                );
+            let (_, want) = attention(&q, &round(&keys), &round(&values), count);
+            for (isa, kernels) in sets() {
+                let bytes = 128 * format.number();
+                let mut kept: Vec<Vec<u8>> = vec![vec![0xff; at + bytes]; count];
+                let tokens: Vec<*mut u8> = kept.iter_mut().map(Vec::as_mut_ptr).collect();
+                let (mut out, mut scores) = (vec![0.0f32; 64], vec![f32::NAN; count.next_multiple_of(16)]);
+                for (token, to) in tokens.iter().enumerate() {
+                    let store = StoreToken {
+                        key: keys[token * 64..].as_ptr(),
+                        value: values[token * 64..].as_ptr(),
+                        to: to.wrapping_add(at),
+                    };
+                    // SAFETY: there is room for 128 numbers.
+                    unsafe { kernels.store_token(format)(&store) };
+                }
+                let attend = AttendTokens {
+                    query: q.as_ptr(),
+                    tokens: tokens.as_ptr(),
+                    at,
+                    count,
+                    out: out.as_mut_ptr(),
+                    scores: scores.as_mut_ptr(),
+                };
+                // SAFETY: `count` tokens were kept, and all buffers have the sizes that the fields say.
+                unsafe { kernels.attend_tokens(format)(&attend) };
+                for (got, want) in out.iter().zip(&want) {
+                    assert!(
+                        (f64::from(*got) - want).abs() < 1e-5,
+                        "{} {}: {got} for {want}",
+                        isa.name(),
+                        format.name()
+                    );
+                }
+                let untouched = kept
+                    .iter()
+                    .all(|kept| kept[..at].iter().all(|byte| *byte == 0xff));
+                assert!(untouched, "{} wrote before its place", isa.name());
             }
         }
     }
