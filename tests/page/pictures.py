@@ -1,5 +1,6 @@
 """Pictures of each view for the documentation, in both languages: `run.py --screenshots DIR`."""
 
+import json
 import subprocess
 
 from playwright.sync_api import expect
@@ -47,6 +48,29 @@ PUT = """async ([name, language, lines]) => {
 }"""
 
 
+def captions(lines):
+    """A session that is in the middle of a sentence: what the server would send, without waiting for a voice."""
+
+    def serve(socket):
+        def answer(message):
+            if json.loads(message)["type"] != "session.update":
+                return
+            prefix = "conversation.item.input_audio_transcription."
+            socket.send(json.dumps({"type": "session.updated"}))
+            for index, line in enumerate(lines):
+                item = f"item_{index}"
+                last = index == len(lines) - 1
+                socket.send(json.dumps({"type": "input_audio_buffer.speech_started", "item_id": item, "audio_start_ms": index * 4000}))
+                cut = len(line) * 3 // 5 if last else len(line)
+                socket.send(json.dumps({"type": prefix + "delta", "item_id": item, "delta": line[:cut]}))
+                end = {"type": prefix + "intermediate", "intermediate": line[cut:]} if last else {"type": prefix + "completed", "transcript": line}
+                socket.send(json.dumps({**end, "item_id": item}))
+
+        socket.on_message(answer)
+
+    return serve
+
+
 def take(bench, folder):
     """Five views, English in light and Japanese in dark colours, as WebP."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,35 +83,34 @@ def take(bench, folder):
                 subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", picture, "-quality", "82", picture.with_suffix(".webp")], check=True)
                 picture.unlink()
 
-            expect(page.locator(".runs")).to_contain_text("CPU")
-            page.locator("#files").set_input_files(str(bench.audio["m4a"]))
-            expect(page.locator(".job.done")).to_have_count(1, timeout=200_000)
-            page.locator("#files").set_input_files(str(bench.audio["long"]))
-            expect(page.locator(".job.working .job-state")).to_contain_text("10:05", timeout=200_000)
-            page.wait_for_timeout(3000)
-            shoot("transcribe")
-            page.evaluate("location.hash = '#/status'")
-            page.wait_for_timeout(30_000)
-            shoot("status")
             moment = page.evaluate(PUT, list(TEXTS[language]))
             page.evaluate("location.hash = '#/history'")
+            page.locator(".entry").wait_for()
             page.wait_for_timeout(700)
             shoot("library")
             page.evaluate("location.hash = '#/read/picture'")
-            page.locator(".segment").first.wait_for()
-            page.wait_for_function("document.querySelector('audio').readyState > 0")
+            page.wait_for_function("document.querySelector('audio')?.readyState > 0")
             page.evaluate(f"document.querySelector('audio').currentTime = {moment + 0.05}")
             page.locator(".segment.now").wait_for()
-            page.wait_for_timeout(1200)
+            page.wait_for_timeout(1500)
             shoot("read")
-            page.evaluate("location.hash = '#/'")
-            page.locator(".job.working button, .job.waiting button").first.click()
+            page.route_web_socket("**/realtime**", captions(TEXTS[language][2][:3]))
             page.evaluate("location.hash = '#/live'")
             for _ in range(2):
                 page.locator("[aria-label^='A+']").click()
             page.locator(".live-actions .primary").click()
-            page.locator(".captions .said + .pale").first.wait_for(timeout=200_000)
-            page.wait_for_timeout(200)
+            page.locator(".captions .said + .pale").first.wait_for()
+            page.wait_for_timeout(1500)
             shoot("live")
-            page.locator(".live-actions .primary").click()
-            page.locator(".button.primary").wait_for(timeout=200_000)
+            page.reload()
+            page.evaluate("location.hash = '#/'")
+            expect(page.locator(".runs")).to_contain_text("CPU")
+            page.locator("#files").set_input_files(str(bench.audio["m4a"]))
+            expect(page.locator(".job.done")).to_have_count(1, timeout=600_000)
+            page.locator("#files").set_input_files(str(bench.audio["long"]))
+            expect(page.locator(".job.working .job-state")).to_contain_text("10:05", timeout=600_000)
+            page.wait_for_timeout(3000)
+            shoot("transcribe")
+            page.evaluate("location.hash = '#/status'")
+            page.wait_for_timeout(40_000)
+            shoot("status")
