@@ -18,8 +18,9 @@ use whisper_native::{Isa, Precision, Shape, Team, Weights};
 
 use super::child::{Backend, Slot};
 use super::decode::Vocabulary;
-use super::message::{DeviceReport, EngineSpec, PrecisionSetting};
+use super::message::{EngineSpec, PrecisionSetting};
 use super::preemption::Control;
+use crate::domain::DeviceReport;
 use crate::models::Checkpoint;
 use crate::transcript::WindowTranscript;
 use pool::Pool;
