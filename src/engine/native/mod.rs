@@ -88,9 +88,14 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     }))
 }
 
-/// The number format for a setting; `auto` by what each size loses (docs/performance.md).
-fn precision(setting: PrecisionSetting, _shape: &Shape) -> Precision {
+/// Width of the largest model that `auto` gives one scale a row: `base`, where that was measured to lose no words
+/// (docs/performance.md). Wider models have single channels that dwarf their row; a scale for each 64 numbers keeps them apart.
+const ROW_SCALES_UP_TO: usize = 512;
+
+/// The number format for a setting.
+fn precision(setting: PrecisionSetting, shape: &Shape) -> Precision {
     match setting {
+        PrecisionSetting::Auto if shape.audio_state <= ROW_SCALES_UP_TO => Precision::Int8Row,
         PrecisionSetting::Int8 => Precision::Int8Row,
         PrecisionSetting::Auto | PrecisionSetting::Int8Block => Precision::Int8Block64,
         PrecisionSetting::Bf16 => Precision::Bf16,
