@@ -138,7 +138,7 @@ impl Backend for Native {
             engine: "native".to_owned(),
             precision: precision_name(weights.precision()).to_owned(),
             isa: isa.to_owned(),
-            windows_per_core: windows_per_core(weights.shape()),
+            windows_per_core: windows_per_core(weights),
             ..DeviceReport::default()
         }
     }
@@ -151,9 +151,16 @@ impl Backend for Native {
 }
 
 /// Windows that one core decodes together: as many as their keys and values leave room for.
-pub(super) fn windows_per_core(shape: &Shape) -> usize {
-    // Keys and values of each decoder layer, two bytes a number.
-    let window = shape.text_layers * 2 * shape.n_audio_ctx * shape.text_state * 2;
+fn windows_per_core(weights: &Weights) -> usize {
+    let shape = weights.shape();
+    // Beside integers stands a scale for each head of 64.
+    let bytes_of_64 = match weights.precision() {
+        Precision::Int8Row | Precision::Int8Block64 => 64 + 4,
+        Precision::Bf16 => 2 * 64,
+        Precision::F32 => 4 * 64,
+    };
+    // Keys and values of each decoder layer.
+    let window = shape.text_layers * 2 * shape.n_audio_ctx * (shape.text_state / 64 * bytes_of_64);
     (WINDOW_MEMORY / window.max(1)).clamp(1, MOST_WINDOWS_PER_CORE)
 }
 
