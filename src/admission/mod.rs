@@ -225,7 +225,8 @@ impl Admission {
         *seconds += RATE_WEIGHT * (took.as_secs_f64() - *seconds);
     }
 
-    fn places_limit(&self) -> usize {
+    /// Requests that may be inside.
+    pub fn places_limit(&self) -> usize {
         self.inner.limits.in_service.max(1) + self.inner.limits.waiting
     }
 

@@ -17,6 +17,7 @@ use crate::jobs::runner::Jobs;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::Progress;
+use crate::process;
 use crate::realtime::windows::LiveWindows;
 use crate::schedule::{Scheduler, Watchdog, available_cores};
 use crate::serving::Registry;
@@ -152,6 +153,10 @@ impl App {
             bytes_per_second: self.config.server.min_transfer_bytes_per_second,
         };
         let router = http::router_with(state, diagnostics);
+        let most = http::Connections::MOST_FILES;
+        let files = process::raise_open_files(most).unwrap_or(most);
+        let connections = http::Connections::by_open_files(files, self.admission.places_limit());
+        tracing::debug!(most = connections.most(), "connections");
         let idle = self.config.whisper.idle_unload_seconds;
         if idle > 0 {
             let registry = self.jobs.registry().clone();
@@ -166,7 +171,7 @@ impl App {
             });
         }
         tokio::select! {
-            () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, tls, stop.clone()) => {}
+            () = http::serve(listener, router, http::HEAD_TIMEOUT, transfer, tls, connections, stop.clone()) => {}
             () = async {
                 stop.cancelled().await;
                 self.drain().await;

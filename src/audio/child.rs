@@ -16,6 +16,9 @@ use crate::process::{self, Confinement};
 /// some tenths of a second where a search for the next piece reads [`STEP_BYTES`](super::demux).
 const CPU_PER_BLOCK: Duration = Duration::from_secs(10);
 
+/// When memory is short a decoder goes before an engine, and both before the server: it costs one recording a second start.
+const BADNESS: u16 = 800;
+
 /// File descriptors: three streams, the recording, the control socket, and some to spare.
 const OPEN_FILES: u64 = 16;
 
@@ -26,6 +29,7 @@ const PIPE_BYTES: usize = 256 << 10;
 /// Runs the decoder process to its end.
 pub fn run() -> ExitCode {
     process::die_with_parent();
+    process::end_first_when_memory_is_short(BADNESS);
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,6 +43,7 @@ pub fn run() -> ExitCode {
 /// Becomes ffmpeg, under the same limits. Returns only when it cannot.
 pub fn run_ffmpeg(longest: Duration, memory_bytes: u64, cpu: Duration) -> ExitCode {
     process::die_with_parent();
+    process::end_first_when_memory_is_short(BADNESS);
     let bounds = Confinement {
         memory_bytes: memory_bytes.saturating_add(ffmpeg::OWN_MEMORY_BYTES),
         cpu,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{CommonOptions, say};
 use crate::app::App;
+use crate::http::health::Health;
 use crate::locale::Locale;
 use crate::models::Silent;
 
@@ -18,15 +19,15 @@ pub(super) async fn run(common: &CommonOptions, json: bool) -> anyhow::Result<Ex
         .await;
     app.measure_speed().await;
     let report = app.status.gpu_report(app.locale).await;
-    let (ready, health) = app.status.health();
-    let code = if ready {
+    let health = app.status.health();
+    let code = if health.is_serving() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     };
     app.jobs.registry().stop();
     if json {
-        let body = serde_json::json!({ "health": health, "gpu": report });
+        let body = serde_json::json!({ "health": Health::from(health), "gpu": report });
         say(&serde_json::to_string_pretty(&body)?);
         return Ok(code);
     }
@@ -41,7 +42,7 @@ pub(super) async fn run(common: &CommonOptions, json: bool) -> anyhow::Result<Ex
                 .unwrap_or(app.locale.pick("no reason given", "理由は不明です"))
         )),
     }
-    if !ready && fetches {
+    if !health.is_serving() && fetches {
         say(app.locale.pick(
             "`serve` fetches the model when it starts.",
             "`serve`は起動時にモデルを取得します。",

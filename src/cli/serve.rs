@@ -68,8 +68,8 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
                 return;
             }
             let report = app.status.gpu_report(app.locale).await;
-            let (ready, health) = app.status.health();
-            if ready {
+            let health = app.status.health();
+            if health.is_serving() {
                 for line in app.locale.banner(&app.status.banner(&report)) {
                     say(&line);
                 }

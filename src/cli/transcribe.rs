@@ -209,8 +209,8 @@ pub(super) async fn run(common: &CommonOptions, arguments: Arguments) -> anyhow:
     app.load(shown.clone(), &tokio_util::sync::CancellationToken::new())
         .await;
     shown.finish();
-    let (ready, health) = app.status.health();
-    if !ready {
+    let health = app.status.health();
+    if !health.is_serving() {
         app.jobs.registry().stop();
         bail!(
             "no transcription is possible: {}",

@@ -2,166 +2,179 @@
 
 use std::fmt::Write;
 
-use super::{DeviceNode, GpuReport, Library, NvidiaSmi};
+use super::{DeviceNode, GpuReport, Library, NvidiaSmi, ReportedDevice};
 
 /// Widest label, in columns of a terminal: Japanese characters take two.
 const LABEL_COLUMNS: usize = 26;
 
-/// `label` filled up to a column, then the value.
-fn line(out: &mut String, label: &str, value: &str) {
-    let columns: usize = label.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
-    let _ = writeln!(
-        out,
-        "  {label}{}{value}",
-        " ".repeat(LABEL_COLUMNS.saturating_sub(columns).max(1))
-    );
+/// The report under construction.
+struct Page<'r> {
+    report: &'r GpuReport,
+    japanese: bool,
+    out: String,
 }
 
 pub(super) fn text(report: &GpuReport, japanese: bool) -> String {
-    let say = |en: &'static str, ja: &'static str| if japanese { ja } else { en };
-    let yes = |flag: bool| {
-        if flag {
-            say("yes", "はい")
-        } else {
-            say("no", "いいえ")
-        }
+    let mut page = Page {
+        report,
+        japanese,
+        out: format!("WhisperBackendAPI {}\n", report.build.one_line()),
     };
-    let none = say("none", "なし");
-    let join = |list: &[String]| {
+    page.gpu();
+    page.binary();
+    page.machine();
+    page.advice();
+    page.out
+}
+
+impl Page<'_> {
+    fn say(&self, en: &'static str, ja: &'static str) -> &'static str {
+        if self.japanese { ja } else { en }
+    }
+
+    fn yes(&self, flag: bool) -> &'static str {
+        if flag {
+            self.say("yes", "はい")
+        } else {
+            self.say("no", "いいえ")
+        }
+    }
+
+    fn join(&self, list: &[String]) -> String {
         if list.is_empty() {
-            none.to_owned()
+            self.say("none", "なし").to_owned()
         } else {
             list.join(", ")
         }
-    };
-    let mut out = String::new();
-
-    let _ = writeln!(out, "WhisperBackendAPI {}\n", report.build.one_line());
-    let _ = writeln!(out, "{}", say("GPU", "GPU"));
-    line(
-        &mut out,
-        say("asked for", "設定で有効化"),
-        yes(report.gpu_requested),
-    );
-    line(
-        &mut out,
-        say("really in use", "実際に使用中"),
-        yes(report.gpu_actually_enabled),
-    );
-    if let Some(backend) = &report.backend {
-        line(&mut out, say("backend", "バックエンド"), backend);
-    }
-    if let Some(device) = &report.device {
-        let memory = device
-            .memory_total_bytes
-            .map(|total| {
-                let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-                match device.memory_free_bytes {
-                    Some(free) => format!(
-                        " ({:.1} GiB, {:.1} GiB {})",
-                        gib(total),
-                        gib(free),
-                        say("free", "空き")
-                    ),
-                    None => format!(" ({:.1} GiB)", gib(total)),
-                }
-            })
-            .unwrap_or_default();
-        line(
-            &mut out,
-            say("device", "デバイス"),
-            &format!("{}{memory}", device.name),
-        );
-        if device.weights_on_cpu_bytes > 0 {
-            let megabytes = |bytes: u64| bytes as f64 / 1e6;
-            line(
-                &mut out,
-                say("weights on the CPU", "CPU 上の重み"),
-                &format!(
-                    "{:.1} / {:.1} MB",
-                    megabytes(device.weights_on_cpu_bytes),
-                    megabytes(device.weights_bytes.values().sum())
-                ),
-            );
-        }
-    }
-    line(&mut out, say("reason", "理由"), &report.reason);
-
-    let _ = writeln!(out, "\n{}", say("This binary", "このバイナリ"));
-    let backends: Vec<String> = report.build.backends.iter().map(ToString::to_string).collect();
-    line(
-        &mut out,
-        say("GPU backends", "GPU バックエンド"),
-        &join(&backends),
-    );
-    if let Some(toolkit) = &report.build.cuda_toolkit {
-        line(
-            &mut out,
-            "CUDA",
-            &format!("{toolkit} ({})", join(&report.build.cuda_architectures)),
-        );
     }
 
-    let _ = writeln!(out, "\n{}", say("This machine", "このマシン"));
-    line(&mut out, say("system", "システム"), &system(report));
-    let gpus: Vec<String> = report
-        .pci_gpus
-        .iter()
-        .map(|gpu| {
-            let driver = gpu
-                .kernel_driver
-                .as_deref()
-                .unwrap_or(say("no kernel driver", "カーネルドライバーなし"));
-            format!(
-                "{:?} {} ({driver})",
-                gpu.vendor,
-                gpu.gfx.as_deref().unwrap_or(&gpu.id)
-            )
-        })
-        .collect();
-    line(&mut out, say("GPUs on the bus", "PCI 上の GPU"), &join(&gpus));
-    line(&mut out, "nvidia-smi", &nvidia(&report.nvidia_smi, japanese));
-    line(
-        &mut out,
-        say("Vulkan drivers", "Vulkan ドライバー"),
-        &join(&report.vulkan_drivers),
-    );
-    line(
-        &mut out,
-        say("OpenCL drivers", "OpenCL ドライバー"),
-        &join(&report.opencl_drivers),
-    );
-    for (name, library) in &report.libraries {
-        line(&mut out, name, &library_text(library, japanese));
-    }
-    for (path, node) in &report.device_nodes {
-        line(&mut out, path, &node_text(node, japanese));
-    }
-    for (name, value) in &report.environment {
-        if let Some(value) = value {
-            line(&mut out, name, &format!("`{value}`"));
-        }
+    fn heading(&mut self, en: &'static str, ja: &'static str) {
+        let heading = self.say(en, ja);
+        let _ = writeln!(self.out, "\n{heading}");
     }
 
-    if !report.fallbacks.is_empty() {
-        let _ = writeln!(out, "\n{}", say("Steps back to the CPU", "CPU への切り替え"));
-        for step in &report.fallbacks {
-            let _ = writeln!(out, "  - {}", step.reason);
-        }
+    /// A label in both languages, filled up to a column, then the value.
+    fn line(&mut self, (en, ja): (&'static str, &'static str), value: &str) {
+        self.named(self.say(en, ja), value);
     }
-    let _ = writeln!(out, "\n{}", say("What to do", "対処"));
-    if report.recommendations.is_empty() {
+
+    fn named(&mut self, label: &str, value: &str) {
+        let columns: usize = label.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
         let _ = writeln!(
-            out,
-            "  {}",
-            say("Nothing: all is as it should be.", "必要ありません。正常です。")
+            self.out,
+            "  {label}{}{value}",
+            " ".repeat(LABEL_COLUMNS.saturating_sub(columns).max(1))
         );
     }
-    for advice in &report.advice {
-        let (cause, remedy) = (advice.cause.say(japanese), advice.remedy.say(japanese));
-        let _ = writeln!(out, "  - {cause}\n    → {remedy}  [{}]", advice.id);
+
+    /// What serves now, and why.
+    fn gpu(&mut self) {
+        let report = self.report;
+        self.heading("GPU", "GPU");
+        self.line(("asked for", "設定で有効化"), self.yes(report.gpu_requested));
+        self.line(
+            ("really in use", "実際に使用中"),
+            self.yes(report.gpu_actually_enabled),
+        );
+        if let Some(backend) = &report.backend {
+            self.line(("backend", "バックエンド"), backend);
+        }
+        if let Some(device) = &report.device {
+            let memory = self.memory(device);
+            self.line(("device", "デバイス"), &format!("{}{memory}", device.name));
+            if device.weights_on_cpu_bytes > 0 {
+                let megabytes = |bytes: u64| bytes as f64 / 1e6;
+                self.line(
+                    ("weights on the CPU", "CPU 上の重み"),
+                    &format!(
+                        "{:.1} / {:.1} MB",
+                        megabytes(device.weights_on_cpu_bytes),
+                        megabytes(device.weights_bytes.values().sum())
+                    ),
+                );
+            }
+        }
+        self.line(("reason", "理由"), &report.reason);
     }
-    out
+
+    fn memory(&self, device: &ReportedDevice) -> String {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        match (device.memory_total_bytes, device.memory_free_bytes) {
+            (None, _) => String::new(),
+            (Some(total), None) => format!(" ({:.1} GiB)", gib(total)),
+            (Some(total), Some(free)) => {
+                let word = self.say("free", "空き");
+                format!(" ({:.1} GiB, {:.1} GiB {word})", gib(total), gib(free))
+            }
+        }
+    }
+
+    fn binary(&mut self) {
+        let build = &self.report.build;
+        self.heading("This binary", "このバイナリ");
+        let backends: Vec<String> = build.backends.iter().map(ToString::to_string).collect();
+        self.line(("GPU backends", "GPU バックエンド"), &self.join(&backends));
+        if let Some(toolkit) = &build.cuda_toolkit {
+            let architectures = self.join(&build.cuda_architectures);
+            self.named("CUDA", &format!("{toolkit} ({architectures})"));
+        }
+    }
+
+    fn machine(&mut self) {
+        let (report, japanese) = (self.report, self.japanese);
+        self.heading("This machine", "このマシン");
+        self.line(("system", "システム"), &system(report));
+        let no_driver = self.say("no kernel driver", "カーネルドライバーなし");
+        let gpus: Vec<String> = report
+            .pci_gpus
+            .iter()
+            .map(|gpu| {
+                let driver = gpu.kernel_driver.as_deref().unwrap_or(no_driver);
+                let name = gpu.gfx.as_deref().unwrap_or(&gpu.id);
+                format!("{:?} {name} ({driver})", gpu.vendor)
+            })
+            .collect();
+        self.line(("GPUs on the bus", "PCI 上の GPU"), &self.join(&gpus));
+        self.named("nvidia-smi", &nvidia(&report.nvidia_smi, japanese));
+        self.line(
+            ("Vulkan drivers", "Vulkan ドライバー"),
+            &self.join(&report.vulkan_drivers),
+        );
+        self.line(
+            ("OpenCL drivers", "OpenCL ドライバー"),
+            &self.join(&report.opencl_drivers),
+        );
+        for (name, library) in &report.libraries {
+            self.named(name, &library_text(library, japanese));
+        }
+        for (path, node) in &report.device_nodes {
+            self.named(path, &node_text(node, japanese));
+        }
+        for (name, value) in &report.environment {
+            if let Some(value) = value {
+                self.named(name, &format!("`{value}`"));
+            }
+        }
+    }
+
+    fn advice(&mut self) {
+        let report = self.report;
+        if !report.fallbacks.is_empty() {
+            self.heading("Steps back to the CPU", "CPU への切り替え");
+            for step in &report.fallbacks {
+                let _ = writeln!(self.out, "  - {}", step.reason);
+            }
+        }
+        self.heading("What to do", "対処");
+        if report.recommendations.is_empty() {
+            let well = self.say("Nothing: all is as it should be.", "必要ありません。正常です。");
+            let _ = writeln!(self.out, "  {well}");
+        }
+        for advice in &report.advice {
+            let (cause, remedy) = (advice.cause.say(self.japanese), advice.remedy.say(self.japanese));
+            let _ = writeln!(self.out, "  - {cause}\n    → {remedy}  [{}]", advice.id);
+        }
+    }
 }
 
 fn system(report: &GpuReport) -> String {

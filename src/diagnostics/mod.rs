@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-pub use advice::{ActualDevice, Advice, EngineFacts, GpuFallback, Text, advise};
+use crate::domain::DeviceMove;
+pub use advice::{Advice, EngineFacts, Text, advise};
 pub use build_info::{Backend, BuildFacts};
 pub use probe::{DeviceNode, Library, MachineFacts, NvidiaSmi, PciGpu, Platform, probe};
 
@@ -50,7 +51,7 @@ pub struct GpuReport {
     /// OpenCL drivers by library.
     pub opencl_drivers: Vec<String>,
     /// Every step from the GPU to the CPU since the start, oldest first.
-    pub fallbacks: Vec<GpuFallback>,
+    pub fallbacks: Vec<DeviceMove>,
     /// Sentences that say what to do.
     pub recommendations: Vec<String>,
     /// The same findings by rule, for scripts.
@@ -83,7 +84,7 @@ impl GpuReport {
             gpu_actually_enabled: engine.on_gpu(),
             backend: engine.actual.as_ref().map(|device| device.backend.clone()),
             device: engine.actual.as_ref().map(|device| ReportedDevice {
-                name: device.name.clone(),
+                name: device.description.clone(),
                 memory_total_bytes: device.memory_total_bytes,
                 memory_free_bytes: device.memory_free_bytes,
                 weights_bytes: device.weights_bytes.clone(),
@@ -123,19 +124,20 @@ impl GpuReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::DeviceReport;
 
     #[test]
     fn a_gpu_that_serves_is_reported_without_advice() {
         let engine = EngineFacts {
             requested: true,
-            actual: Some(ActualDevice {
+            actual: Some(DeviceReport {
                 gpu: true,
                 backend: "CUDA".to_owned(),
-                name: "NVIDIA H100 80GB HBM3".to_owned(),
+                description: "NVIDIA H100 80GB HBM3".to_owned(),
                 memory_total_bytes: Some(85_520_809_984),
                 memory_free_bytes: Some(80_000_000_000),
                 weights_bytes: BTreeMap::from([("CUDA0".to_owned(), 147_370_000)]),
-                ..ActualDevice::default()
+                ..DeviceReport::default()
             }),
             ..EngineFacts::default()
         };
@@ -167,10 +169,10 @@ mod tests {
         let facts = probe();
         let engine = EngineFacts {
             requested: true,
-            actual: Some(ActualDevice {
+            actual: Some(DeviceReport {
                 backend: "CPU".to_owned(),
-                name: "CPU".to_owned(),
-                ..ActualDevice::default()
+                description: "CPU".to_owned(),
+                ..DeviceReport::default()
             }),
             ..EngineFacts::default()
         };

@@ -9,12 +9,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
-use super::message::{
-    DecodeOptions, DeviceReport, EngineSetting, EngineSpec, FromEngine, GpuDevice, ToEngine,
-};
+use super::message::{DecodeOptions, EngineSetting, EngineSpec, FromEngine, GpuDevice, ToEngine};
 use super::preemption::{Control, Switches};
+use crate::domain::DeviceReport;
 use crate::process::frame::{read_frame, write_frame};
-use crate::process::{claim_stdout, die_with_parent, exit_now};
+use crate::process::{claim_stdout, die_with_parent, end_first_when_memory_is_short, exit_now};
 use crate::transcript::WindowTranscript;
 
 /// Exit code after a start that failed for a reason already told.
@@ -76,6 +75,9 @@ pub fn print_devices(devices: &[GpuDevice]) -> ExitCode {
     }
 }
 
+/// When memory is short an engine goes before the server, which starts it again, and after decoders.
+const BADNESS: u16 = 400;
+
 /// Runs the engine process to its end.
 pub fn run() -> ExitCode {
     run_with(open_backend)
@@ -84,6 +86,7 @@ pub fn run() -> ExitCode {
 /// The same with an engine of the caller's making, as tests have it.
 pub fn run_with(open: OpenBackend) -> ExitCode {
     die_with_parent();
+    end_first_when_memory_is_short(BADNESS);
     #[cfg(unix)]
     super::signals::watch_faults();
     match serve(open) {

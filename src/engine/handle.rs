@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::error::EngineError;
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, ToEngine};
+use super::message::{DecodeOptions, EngineSpec, ToEngine};
+use crate::domain::DeviceReport;
 use crate::transcript::WindowTranscript;
 
 /// A future of a trait's method.

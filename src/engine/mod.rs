@@ -22,12 +22,12 @@ mod thread_tuner;
 #[cfg(feature = "whisper")]
 mod whisper;
 mod window;
+#[cfg(test)]
+pub(crate) mod workshop;
 
 pub use error::{DeathCause, EngineError};
 pub use handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent, WindowRemote};
-pub use message::{
-    DecodeOptions, DeviceReport, EngineSetting, EngineSpec, PrecisionSetting, VocabularyOptions,
-};
+pub use message::{DecodeOptions, EngineSetting, EngineSpec, PrecisionSetting, VocabularyOptions};
 
 /// Opens the engine of `spec` in this process, on the processor: for tests and measurements, which need no pipe.
 ///

@@ -6,7 +6,6 @@ use super::decode::{
 };
 use super::guard::{MIN_AVG_LOGPROB, NO_SPEECH_THRESHOLD, better, doubtful, preferred, unusable};
 use super::message::DecodeOptions;
-use crate::languages::LANGUAGES;
 use crate::transcript::{Task, WindowSegment, WindowToken, WindowTranscript};
 
 /// Encoder positions for each second (30 s have 1,500).
@@ -70,7 +69,8 @@ pub(super) async fn transcribe(
     options: &DecodeOptions,
     lengths: &[usize],
 ) -> Result<WindowTranscript, StepError> {
-    let language = options.language.as_deref().and_then(language_index);
+    let index = |code: &str| v.language_index(code);
+    let language = options.language.as_deref().and_then(index);
     let full = lengths.last().copied().unwrap_or(1);
     let beam = (options.beam_size > 1).then_some(Strategy::Beam {
         width: options.beam_size as usize,
@@ -97,7 +97,7 @@ pub(super) async fn transcribe(
         if !doubtful(&best, seconds) {
             return Ok(best);
         }
-        attempt.language = best.language.as_deref().and_then(language_index);
+        attempt.language = best.language.as_deref().and_then(index);
         attempt.language_probability = best.language_probability;
         attempt.positions = positions;
         let again = passes(engine, v, seconds, options, attempt).await?;
@@ -110,7 +110,7 @@ pub(super) async fn transcribe(
         if !unusable(&best, seconds) {
             break;
         }
-        attempt.language = best.language.as_deref().and_then(language_index);
+        attempt.language = best.language.as_deref().and_then(index);
         attempt.language_probability = best.language_probability;
         attempt.positions = full;
         attempt.strategy = Strategy::Sample {
@@ -263,7 +263,7 @@ async fn start(
     engine.step(&[row(&before, false)], logits).await?;
     let no_speech_prob = decode::probability(logits, v.no_speech);
     if detect {
-        let detected = decode::language(logits, v, &candidates(options));
+        let detected = decode::language(logits, v, &candidates(options, v));
         *language = detected.map(|(index, _)| index);
         *probability = detected.map(|(_, probability)| probability);
     }
@@ -390,17 +390,12 @@ pub(super) fn phrases(options: &DecodeOptions) -> &[String] {
 }
 
 /// Languages that may win, as indices into the table.
-pub(super) fn candidates(options: &DecodeOptions) -> Vec<usize> {
+pub(super) fn candidates(options: &DecodeOptions, v: &Vocabulary) -> Vec<usize> {
     options
         .candidate_languages
         .iter()
-        .filter_map(|code| language_index(code))
+        .filter_map(|code| v.language_index(code))
         .collect()
-}
-
-/// A language's place in the table.
-pub(super) fn language_index(code: &str) -> Option<usize> {
-    LANGUAGES.iter().position(|(known, _)| *known == code)
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::connections::ConnectionPermit;
+
 /// How slow a client may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Transfer {
@@ -59,6 +61,9 @@ pub(super) struct Floored<S> {
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
     /// An upgraded connection has rules of its own: a WebSocket may be silent for an hour.
     upgraded: bool,
+    /// Its place among all connections, also after an upgrade.
+    #[allow(dead_code, reason = "held for its end")]
+    permit: Option<ConnectionPermit>,
 }
 
 impl<S> Floored<S> {
@@ -70,7 +75,14 @@ impl<S> Floored<S> {
             waited: Duration::ZERO,
             waiting: None,
             upgraded: false,
+            permit: None,
         }
+    }
+
+    /// Keeps the connection's place until it is closed.
+    pub(super) fn holding(mut self, permit: ConnectionPermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 
     /// Notes what a write came to; `Err` when the period is over and too little was taken.

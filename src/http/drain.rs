@@ -15,12 +15,17 @@ use axum::body::{Body, BodyDataStream, HttpBody};
 use axum::http::{HeaderMap, Request, header};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Longest time for which a refused upload is read.
 const DRAIN_TIME: Duration = Duration::from_secs(60);
-/// A refused upload that pauses for so long is given up.
-const DRAIN_IDLE: Duration = Duration::from_secs(10);
+/// In each such time, a refused upload must bring …
+const DRAIN_PERIOD: Duration = Duration::from_secs(5);
+/// … so many bytes, 8 KiB a second, or it is given up.
+const DRAIN_PERIOD_BYTES: u64 = 40 << 10;
+/// Bodies that are drained side by side; one more loses its connection. Each costs a buffer and a task, no disk.
+const DRAINS: usize = 256;
 /// Bytes beyond the largest accepted body that are read of a refused one.
 const DRAIN_EXCESS_BYTES: u64 = 64 << 20;
 /// Most bytes that the form's parser may swallow without giving a field or a piece of one.
@@ -104,17 +109,34 @@ impl SharedBody {
         if waiting || shared.ended.load(Ordering::Relaxed) || shared.draining.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut rest = SharedBodyStream(shared.clone());
-        let mut left = self.accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
+        let Ok(permit) = DRAINING.try_acquire() else {
+            return;
+        };
+        let rest = SharedBodyStream(shared.clone());
+        let most = self.accepted_bytes.saturating_add(DRAIN_EXCESS_BYTES);
         tokio::spawn(async move {
-            let end = Instant::now() + DRAIN_TIME;
-            while let Ok(Ok(Some(Ok(chunk)))) = timeout_at(end, timeout(DRAIN_IDLE, rest.next())).await {
-                left = left.saturating_sub(chunk.len() as u64);
-                if left == 0 {
-                    return;
-                }
-            }
+            let _permit = permit;
+            let _ = timeout(DRAIN_TIME, read_away(rest, most)).await;
         });
+    }
+}
+
+static DRAINING: Semaphore = Semaphore::const_new(DRAINS);
+
+/// Reads until the end, `most` bytes, or a period that brought too little.
+async fn read_away(mut body: impl Stream<Item = Result<Bytes, axum::Error>> + Unpin, most: u64) {
+    let (mut seen, mut before) = (0, 0);
+    let mut period_ends = Instant::now() + DRAIN_PERIOD;
+    while seen < most {
+        match timeout_at(period_ends, body.next()).await {
+            Ok(Some(Ok(chunk))) => seen += chunk.len() as u64,
+            Ok(Some(Err(_)) | None) => return,
+            Err(_) if seen - before < DRAIN_PERIOD_BYTES => return,
+            Err(_) => {
+                before = seen;
+                period_ends = Instant::now() + DRAIN_PERIOD;
+            }
+        }
     }
 }
 
@@ -313,5 +335,23 @@ mod tests {
     async fn our_own_slowness_is_not_the_clients() {
         let (seconds, whole) = read(body(64, Duration::ZERO, 100), false, Duration::from_secs(20)).await;
         assert!(whole && seconds >= 2000, "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_body_is_read_away_unless_it_drips() {
+        let read = |bytes, pause, pieces, most| async move {
+            let began = Instant::now();
+            read_away(body(bytes, pause, pieces).into_data_stream(), most).await;
+            began.elapsed().as_secs()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            read(10 << 10, second, 50, u64::MAX).await,
+            50,
+            "it ends by itself"
+        );
+        assert_eq!(read(1000, second, 10_000, u64::MAX).await, 5);
+        assert_eq!(read(0, Duration::from_secs(3600), 1, u64::MAX).await, 5);
+        assert_eq!(read(10 << 10, second, 10_000, 30 << 10).await, 3);
     }
 }

@@ -6,6 +6,7 @@
 
 mod auth;
 mod connection;
+mod connections;
 pub mod diagnostics;
 mod dialect;
 mod drain;
@@ -14,11 +15,13 @@ mod error;
 mod fast_transcription;
 mod fields;
 mod form;
+pub mod health;
 mod models;
 mod openapi;
 mod page;
 mod realtime;
 mod serve;
+mod stats;
 mod stream;
 mod transcriptions;
 
@@ -33,6 +36,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
 pub use auth::Keys;
 pub use connection::Transfer;
+pub use connections::Connections;
 pub use dialect::Dialect;
 pub use edge::{Outcome, RequestContext};
 pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};

@@ -32,7 +32,7 @@ use crate::realtime::session::{Opening, Session, SpeechSettings};
 use crate::realtime::settings::{Dialect, Settings};
 use crate::realtime::socket::{self, MAX_MESSAGE_BYTES, Terms};
 use crate::realtime::windows::Recognizer;
-use crate::serving::ServingError;
+use crate::serving::{BROKEN_RETRY, ServingError};
 use crate::speech::LiveVoice;
 
 /// Paths of sessions. The last one is MAI-Transcribe's: it also shows the words that may still change.
@@ -181,6 +181,7 @@ async fn connect(
 fn available(app: &AppState) -> Result<&Arc<Realtime>, ApiError> {
     app.realtime.as_ref().ok_or_else(|| ApiError::Unavailable {
         reason: "this server has no live transcription".to_owned(),
+        retry_after: BROKEN_RETRY,
     })
 }
 

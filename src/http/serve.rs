@@ -1,7 +1,7 @@
 //! Connections: who comes in, and how long a request may take to say what it is.
 //!
 //! `axum::serve` waits for the head of a request for ever; a few hundred connections that send a byte a minute would
-//! take all the files this process may open. Bodies have their own watch in [`super::drain`].
+//! take all the files this process may open ([`super::connections`] bounds them). Bodies have their own watch in [`super::drain`].
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Floored, Transfer};
+use super::connections::{ConnectionPermit, Connections};
 use crate::tls::Tls;
 
 /// Longest wait for a complete request head, also of a connection that is kept alive between two requests. Longer
@@ -32,10 +33,12 @@ pub async fn serve(
     head_timeout: Duration,
     transfer: Transfer,
     tls: Option<Arc<Tls>>,
+    places: Connections,
     stop: CancellationToken,
 ) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    let plain = tls.is_none();
     let door = Door {
         server,
         router,
@@ -51,7 +54,10 @@ pub async fn serve(
             () = stop.cancelled() => break,
         };
         connection::prepare(&stream);
-        connections.spawn(door.clone().serve(stream));
+        let Some((stream, permit)) = places.admit(stream, plain) else {
+            continue;
+        };
+        connections.spawn(door.clone().serve(stream, permit));
     }
     drop(listener);
     connections.close();
@@ -75,9 +81,9 @@ struct Door {
 }
 
 impl Door {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream, permit: ConnectionPermit) {
         let Some(tls) = self.tls.clone() else {
-            let stream = Floored::new(stream, self.transfer);
+            let stream = Floored::new(stream, self.transfer).holding(permit);
             return self.speak(stream).await;
         };
         // A handshake takes its time in this task: a slow one holds up nobody.
@@ -85,7 +91,7 @@ impl Door {
             first = first_byte(&stream, tls.patience()) => first,
             () = self.stop.cancelled() => return,
         };
-        let mut stream = Floored::new(stream, self.transfer);
+        let mut stream = Floored::new(stream, self.transfer).holding(permit);
         match first {
             Ok(TLS_HANDSHAKE) => match tls.accept(stream).await {
                 Ok(stream) => self.speak(stream).await,
@@ -145,6 +151,7 @@ mod tests {
     async fn start(
         head_timeout: Duration,
         pause: Duration,
+        connections: usize,
     ) -> (
         std::net::SocketAddr,
         CancellationToken,
@@ -164,6 +171,7 @@ mod tests {
             head_timeout,
             TRANSFER,
             None,
+            Connections::new(connections),
             stop.clone(),
         ));
         (address, stop, serving)
@@ -171,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_never_ends_ends_the_connection() {
-        let (address, stop, serving) = start(Duration::from_millis(200), Duration::ZERO).await;
+        let (address, stop, serving) = start(Duration::from_millis(200), Duration::ZERO, 9).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-").await.unwrap();
@@ -204,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_takes_longer_than_a_head_may_and_a_stop_waits_for_it() {
-        let (address, stop, serving) = start(Duration::from_millis(100), Duration::from_millis(600)).await;
+        let (address, stop, serving) = start(Duration::from_millis(100), Duration::from_millis(600), 9).await;
         let mut idle = TcpStream::connect(address).await.unwrap();
         let mut busy = TcpStream::connect(address).await.unwrap();
         busy.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -220,5 +228,39 @@ mod tests {
         assert!(rest.is_empty());
         serving.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "it still listens");
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_is_told_so_and_the_next_one_finds_the_place() {
+        let (address, stop, serving) = start(Duration::from_secs(60), Duration::ZERO, 2).await;
+        let ask = |mut stream: TcpStream| async move {
+            let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let silent = [
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        ];
+        let refused = ask(TcpStream::connect(address).await.unwrap()).await;
+        assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+        assert!(
+            refused.contains("retry-after: 5") && refused.contains("taken"),
+            "{refused}"
+        );
+        drop(silent);
+        let mut answer = String::new();
+        for _ in 0..100 {
+            answer = ask(TcpStream::connect(address).await.unwrap()).await;
+            if answer.starts_with("HTTP/1.1 200 ") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(answer.ends_with("here"), "{answer}");
+        stop.cancel();
+        serving.await.unwrap();
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::audio::{
@@ -75,12 +76,7 @@ impl Decoder {
         });
         let span = tracing::Span::current();
         let thread = tokio::task::spawn_blocking(move || span.in_scope(|| self.run(audio, &stop, &out)));
-        let result = thread.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "cutting a recording into windows failed");
-            Err(AudioError::Internal {
-                detail: panic.to_string(),
-            })
-        });
+        let result = ended(thread).await;
         watch.abort();
         result
     }
@@ -135,5 +131,27 @@ impl Decoder {
             window,
         };
         out.blocking_send(message).map_err(|_| AudioError::Cancelled)
+    }
+}
+
+/// What the thread came to; a panic of ours is no fault of the recording's.
+async fn ended(thread: JoinHandle<Result<(), AudioError>>) -> Result<(), AudioError> {
+    thread.await.unwrap_or_else(|panic| {
+        tracing::error!(%panic, "cutting a recording into windows failed");
+        Err(AudioError::Internal {
+            detail: panic.to_string(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_ours_is_not_the_recordings_fault() {
+        let thread = tokio::task::spawn_blocking(|| panic!("on purpose"));
+        let outcome = ended(thread).await;
+        assert!(matches!(outcome, Err(AudioError::Internal { .. })), "{outcome:?}");
     }
 }

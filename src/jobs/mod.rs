@@ -1,8 +1,12 @@
 //! One request's walk from upload to transcript, as a stream of events.
 
 mod decoding;
+mod request;
 pub mod runner;
 mod second_look;
+mod service;
+#[cfg(test)]
+mod tests;
 
 pub use decoding::decoder_settings;
 

@@ -124,6 +124,9 @@ pub struct Entry {
     /// The published checksum.
     #[serde(flatten)]
     pub checksum: Checksum,
+    /// SHA-256 of the file with that checksum, where it was measured: SHA-1 shows accidents, not intent.
+    #[serde(default)]
+    pub sha256: Option<String>,
     /// What it understands.
     pub languages: Languages,
     /// Mel bands: 80, or 128 from large-v3 on.
@@ -169,7 +172,8 @@ impl Catalogue {
             reason: e.to_string(),
         })?;
         for entry in &catalogue.entries {
-            if !entry.checksum.is_well_formed() {
+            let sha256 = entry.sha256.clone().map(Checksum::Sha256);
+            if !entry.checksum.is_well_formed() || sha256.is_some_and(|sum| !sum.is_well_formed()) {
                 return Err(ModelError::Catalogue {
                     reason: format!("`{}` has an impossible checksum", entry.name),
                 });

@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::ModelError;
-use super::catalogue::Checksum;
+use super::catalogue::{Checksum, Entry};
 use super::progress::Watch;
 
 /// Both checksums of a file, in lower-case hexadecimal.
@@ -71,15 +71,33 @@ impl<W: Write> Write for HashingWriter<W> {
     }
 }
 
-/// Reads the whole file and compares.
+/// Reads the whole file and compares it with what was recorded.
 ///
 /// # Errors
 ///
 /// `ChecksumMismatch`, `Io`, `Cancelled`.
 pub(crate) fn verify(path: &Path, expected: &Checksum, watch: Watch<'_>) -> Result<(), ModelError> {
+    compare(path, expected, &digests(path, watch)?)
+}
+
+/// Reads the whole file and compares it with everything the catalogue knows of it.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub(crate) fn verify_published(path: &Path, entry: &Entry, watch: Watch<'_>) -> Result<(), ModelError> {
+    let digests = digests(path, watch)?;
+    compare(path, &entry.checksum, &digests)?;
+    match &entry.sha256 {
+        Some(sha256) => compare(path, &Checksum::Sha256(sha256.clone()), &digests),
+        None => Ok(()),
+    }
+}
+
+fn compare(path: &Path, expected: &Checksum, digests: &Digests) -> Result<(), ModelError> {
     let actual = match expected {
-        Checksum::Sha1(_) => digest::<Sha1>(path, watch)?,
-        Checksum::Sha256(_) => digest::<Sha256>(path, watch)?,
+        Checksum::Sha1(_) => &digests.sha1,
+        Checksum::Sha256(_) => &digests.sha256,
     };
     if actual == expected.hex() {
         return Ok(());
@@ -87,28 +105,64 @@ pub(crate) fn verify(path: &Path, expected: &Checksum, watch: Watch<'_>) -> Resu
     Err(ModelError::ChecksumMismatch {
         path: path.to_owned(),
         expected: expected.clone(),
-        actual,
+        actual: actual.clone(),
     })
 }
 
-fn digest<D: Digest>(path: &Path, watch: Watch<'_>) -> Result<String, ModelError> {
+fn digests(path: &Path, watch: Watch<'_>) -> Result<Digests, ModelError> {
     let failed = |e| ModelError::io("read", path, e);
     let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     watch
         .progress
         .begin(&format!("checking {}", path.display()), Some(length));
-    let mut digest = D::new();
+    let mut hashes = HashingWriter::new(io::sink());
     let mut buffer = vec![0; 1 << 18];
     loop {
         watch.check()?;
         let count = match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(&digest.finalize())),
+            Ok(0) => return Ok(hashes.finish().1),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(failed(error)),
         };
-        digest.update(&buffer[..count]);
+        hashes.write_all(&buffer[..count]).map_err(failed)?;
         watch.progress.advance(count as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Silent;
+
+    #[test]
+    fn a_file_needs_every_checksum_that_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        std::fs::write(&path, "abc").unwrap();
+        let watch = Watch::new(&Silent, None);
+        // FIPS 180-4, examples of SHA-1 and SHA-256.
+        let sha1 = "a9993e364706816aba3e25717850c26c9cd0d89d";
+        let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let entry = |sha1: &str, sha256: Option<&str>| Entry {
+            name: "abc".to_owned(),
+            bytes: 3,
+            checksum: Checksum::Sha1(sha1.to_owned()),
+            sha256: sha256.map(str::to_owned),
+            languages: crate::models::Languages::English,
+            mels: 80,
+            sources: Vec::new(),
+        };
+        let zeros = "0".repeat(64);
+        assert!(verify_published(&path, &entry(sha1, None), watch).is_ok());
+        assert!(verify_published(&path, &entry(sha1, Some(sha256)), watch).is_ok());
+        for wrong in [entry(&zeros[..40], Some(sha256)), entry(sha1, Some(&zeros))] {
+            let outcome = verify_published(&path, &wrong, watch);
+            assert!(
+                matches!(outcome, Err(ModelError::ChecksumMismatch { .. })),
+                "{outcome:?}"
+            );
+        }
     }
 }

@@ -94,7 +94,7 @@ impl<'a> Pull<'a> {
         fs::create_dir_all(self.folder).map_err(|e| ModelError::io("create", self.folder, e))?;
         let _lock = Lock::take(&target, self.options.wait, self.watch)?;
         if target.is_file() {
-            match checksum::verify(&target, &entry.checksum, self.watch) {
+            match checksum::verify_published(&target, entry, self.watch) {
                 Ok(()) => {
                     self.keep(entry, &target);
                     return Ok(target);
@@ -224,7 +224,7 @@ impl<'a> Pull<'a> {
                 return Ok(false);
             }
         }
-        match checksum::verify(out, &entry.checksum, self.watch) {
+        match checksum::verify_published(out, entry, self.watch) {
             Ok(()) => {
                 self.watch.progress.note(&format!(
                     "`{}` comes from the cache {}",
@@ -281,7 +281,7 @@ impl<'a> Pull<'a> {
                 HubError::Refused(reason) => PullFailure::Source(reason),
                 HubError::Local(error) => PullFailure::Local(error),
             })?;
-            match checksum::verify(&part, &entry.checksum, self.watch) {
+            match checksum::verify_published(&part, entry, self.watch) {
                 Ok(()) => break,
                 Err(error @ ModelError::ChecksumMismatch { .. }) => {
                     hub::discard(&part);
@@ -338,7 +338,7 @@ impl<'a> Pull<'a> {
             .clone();
         let installed = self.folder.join(base.file());
         if installed.is_file() {
-            match checksum::verify(&installed, &base.checksum, self.watch) {
+            match checksum::verify_published(&installed, &base, self.watch) {
                 Ok(()) => return self.quantize(entry, &installed, to, out),
                 Err(ModelError::ChecksumMismatch { .. }) => {}
                 Err(other) => return Err(other.into()),
@@ -380,7 +380,7 @@ impl<'a> Pull<'a> {
         match self.convert(entry, Checkpoint::open_unquantized(base)?, Some(to), out) {
             Err(PullFailure::Mismatch(newer)) => {
                 ggml::set_quantization_version(out, to.format(), 1)?;
-                match checksum::verify(out, &entry.checksum, self.watch) {
+                match checksum::verify_published(out, entry, self.watch) {
                     Ok(()) => Ok(()),
                     Err(ModelError::ChecksumMismatch { .. }) => Err(PullFailure::Mismatch(newer)),
                     Err(other) => Err(other.into()),

@@ -263,7 +263,7 @@ impl Store {
             });
         }
         if let Some(entry) = self.catalogue.find(&file) {
-            checksum::verify(&path, &entry.checksum, watch)?;
+            checksum::verify_published(&path, entry, watch)?;
             return Ok(Verified {
                 path,
                 checked: Checked::Published(entry.checksum.clone()),

@@ -96,6 +96,40 @@ fn set(resource: rustix::process::Resource, soft: u64, grace: u64) -> io::Result
     Ok(())
 }
 
+/// Raises this process's limit of open files as far as it may be raised, to `most` at the most, and returns it; `None`
+/// where there is no such limit. Children inherit it, and decoders lower theirs.
+#[cfg(unix)]
+pub fn raise_open_files(most: u64) -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let now = getrlimit(Resource::Nofile);
+    let soft = now.current.unwrap_or(u64::MAX);
+    let wanted = most.min(now.maximum.unwrap_or(u64::MAX));
+    if soft >= wanted {
+        return Some(soft);
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum: now.maximum,
+    };
+    Some(setrlimit(Resource::Nofile, raised).map_or(soft, |()| wanted))
+}
+
+/// There is none.
+#[cfg(not(unix))]
+pub fn raise_open_files(_: u64) -> Option<u64> {
+    None
+}
+
+/// Tells the system to end this process before others when memory is short; `badness` is 0 to 1000 (Linux,
+/// `/proc/pid/oom_score_adj`). Where that cannot be said, nothing happens.
+pub fn end_first_when_memory_is_short(badness: u16) {
+    #[cfg(target_os = "linux")]
+    let _ = std::fs::write("/proc/self/oom_score_adj", badness.to_string());
+    #[cfg(not(target_os = "linux"))]
+    let _ = badness;
+}
+
 /// Sets bounds on this process; to be called before it starts a thread. Says whether files and addresses are out of
 /// reach, which takes a kernel with Landlock.
 ///

@@ -15,7 +15,8 @@ mod starter;
 pub use capture::{CaptureError, Captured};
 pub use ending::Ending;
 pub use limits::{
-    Confinement, Limits, allow_cpu, become_program, claim_stdout, confine, die_with_parent, exit_now,
+    Confinement, Limits, allow_cpu, become_program, claim_stdout, confine, die_with_parent,
+    end_first_when_memory_is_short, exit_now, raise_open_files,
 };
 pub use program::{AsyncChild, Child, Program};
 

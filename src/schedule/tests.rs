@@ -1,186 +1,15 @@
 //! Time and failure with a clock that stands still while nothing waits: a busy loop would never let it go on.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::*;
-use crate::engine::message::ToEngine;
-use crate::engine::{
-    DeathCause, DeviceReport, Engine, EngineSetting, EngineSpec, PrecisionSetting, RunningWindow, StartEngine,
-};
+use crate::engine::DeathCause;
+use crate::engine::workshop::{Scripted, Workshop};
 use crate::serving::{EnginePlan, Model, Placement};
-use crate::transcript::{WindowSegment, WindowToken};
-
-/// Engines whose windows do what their prompt says: `ok`, `abort`, `hang`, `deaf` (ignores cancellation), and take
-/// ten seconds for it.
-#[derive(Debug, Default)]
-struct Workshop {
-    gpu_is_broken: AtomicBool,
-    start_seconds: AtomicU64,
-    dies_at_start: AtomicBool,
-    started: AtomicUsize,
-    alive: Mutex<Vec<Arc<Scripted>>>,
-    threads: Mutex<Vec<u32>>,
-    orders: Mutex<Vec<String>>,
-}
-
-#[derive(Debug)]
-struct Scripted {
-    report: DeviceReport,
-    workshop: Arc<Workshop>,
-    dead: watch::Sender<bool>,
-    death: Mutex<Option<EngineError>>,
-    windows: Mutex<HashMap<u64, mpsc::UnboundedSender<WindowEvent>>>,
-    next: AtomicU64,
-    me: std::sync::Weak<Scripted>,
-}
-
-const WORK: Duration = Duration::from_secs(10);
-
-impl Scripted {
-    fn die(&self, cause: DeathCause) {
-        let windows = std::mem::take(&mut *self.windows.lock().unwrap());
-        let error = EngineError::Died {
-            status: "scripted".to_owned(),
-            cause,
-            in_flight: windows.len(),
-            log: Vec::new(),
-        };
-        *self.death.lock().unwrap() = Some(error.clone());
-        for events in windows.into_values() {
-            let _ = events.send(WindowEvent::Ended(Err(error.clone())));
-        }
-        let _ = self.dead.send(true);
-    }
-
-    fn answer(&self, id: u64, outcome: Result<WindowTranscript, EngineError>) {
-        if let Some(events) = self.windows.lock().unwrap().remove(&id) {
-            let _ = events.send(WindowEvent::Ended(outcome));
-        }
-    }
-}
-
-impl Engine for Scripted {
-    fn report(&self) -> &DeviceReport {
-        &self.report
-    }
-
-    fn submit(&self, _samples: Arc<Vec<f32>>, options: DecodeOptions, threads: u32) -> RunningWindow {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (orders, mut received) = mpsc::unbounded_channel::<crate::engine::Order>();
-        let (events, seen) = mpsc::unbounded_channel();
-        let _ = events.send(WindowEvent::Started);
-        self.windows.lock().unwrap().insert(id, events.clone());
-        self.workshop.threads.lock().unwrap().push(threads);
-        let me = self.me.upgrade().unwrap();
-        let act = options.prompt.unwrap_or_default();
-        let broken = self.report.gpu && self.workshop.gpu_is_broken.load(Ordering::Relaxed);
-        tokio::spawn(async move {
-            let mut left = WORK;
-            let mut paused = false;
-            let mut cancelled = false;
-            loop {
-                let began = Instant::now();
-                tokio::select! {
-                    () = tokio::time::sleep(left), if !paused && act != "hang" => break,
-                    order = received.recv() => {
-                        let Some(order) = order else { return };
-                        left = left.saturating_sub(if paused { Duration::ZERO } else { began.elapsed() });
-                        let orders = &me.workshop.orders;
-                        match order.message {
-                            ToEngine::Cancel { .. } if act == "deaf" => cancelled = true,
-                            ToEngine::Cancel { .. } => return me.answer(id, Err(EngineError::Cancelled)),
-                            ToEngine::Pause { .. } => { paused = true; orders.lock().unwrap().push("pause".to_owned()); }
-                            ToEngine::Resume { .. } => { paused = false; orders.lock().unwrap().push("resume".to_owned()); }
-                            ToEngine::Threads { threads, .. } => {
-                                orders.lock().unwrap().push(format!("threads {threads}"));
-                                let _ = events.send(WindowEvent::Threads(threads as usize));
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-            }
-            if act == "abort" || broken {
-                return me.die(DeathCause::Own);
-            }
-            let text = WindowTranscript {
-                segments: vec![WindowSegment {
-                    start: 0.0,
-                    end: 1.0,
-                    tokens: vec![WindowToken {
-                        id: 0,
-                        bytes: act.into_bytes(),
-                        logprob: 0.0,
-                        onset: None,
-                    }],
-                    no_speech_prob: 0.0,
-                }],
-                ..WindowTranscript::default()
-            };
-            me.answer(
-                id,
-                if cancelled {
-                    Err(EngineError::Cancelled)
-                } else {
-                    Ok(text)
-                },
-            );
-        });
-        RunningWindow::new(id, orders, seen)
-    }
-
-    fn kill(&self, _status: &str) {
-        self.die(DeathCause::Outside);
-    }
-
-    fn death(&self) -> Option<EngineError> {
-        self.death.lock().unwrap().clone()
-    }
-
-    fn watch(&self) -> watch::Receiver<bool> {
-        self.dead.subscribe()
-    }
-}
-
-#[derive(Debug)]
-struct Starter(Arc<Workshop>);
-
-impl StartEngine for Starter {
-    fn start<'a>(
-        &'a self,
-        spec: &'a EngineSpec,
-        _limit: Duration,
-    ) -> crate::engine::Boxed<'a, Result<Arc<dyn Engine>, EngineError>> {
-        Box::pin(async move {
-            self.0.started.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(self.0.start_seconds.load(Ordering::Relaxed))).await;
-            if self.0.dies_at_start.load(Ordering::Relaxed) {
-                return Err(EngineError::outside("killed"));
-            }
-            let engine = Arc::new_cyclic(|me| Scripted {
-                report: DeviceReport {
-                    gpu: spec.gpu_device.is_some(),
-                    slots: spec.slots,
-                    ..DeviceReport::default()
-                },
-                workshop: self.0.clone(),
-                dead: watch::channel(false).0,
-                death: Mutex::default(),
-                windows: Mutex::default(),
-                next: AtomicU64::new(0),
-                me: me.clone(),
-            });
-            self.0.alive.lock().unwrap().push(engine.clone());
-            Ok(engine as Arc<dyn Engine>)
-        })
-    }
-}
 
 struct Bench {
     workshop: Arc<Workshop>,
@@ -194,21 +23,7 @@ impl Bench {
     async fn new(cores: usize, slots: usize, placement: Placement) -> Self {
         let workshop = Arc::new(Workshop::default());
         let metrics = Arc::new(Metrics::default());
-        let plan = EnginePlan {
-            spec: EngineSpec {
-                model: "none".into(),
-                gpu_device: None,
-                slots,
-                flash_attention: false,
-                max_decoders: 1,
-                threads: 1,
-                engine: EngineSetting::default(),
-                precision: PrecisionSetting::default(),
-            },
-            cpu_slots: slots,
-            cpu_flash_attention: false,
-            starter: Arc::new(Starter(workshop.clone())),
-        };
+        let plan = EnginePlan::scripted(&workshop, slots);
         let (model, lease) = Model::start("scripted".to_owned(), &plan, &[placement], &metrics);
         lease.ready().await.unwrap();
         let watchdog = Watchdog {
@@ -238,11 +53,21 @@ impl Bench {
         first: bool,
         limit: Duration,
     ) -> tokio::task::JoinHandle<Result<WindowTranscript, EngineError>> {
+        self.submit_to(self.lease.clone(), act, first, limit)
+    }
+
+    fn submit_to(
+        &self,
+        lease: Lease,
+        act: &str,
+        first: bool,
+        limit: Duration,
+    ) -> tokio::task::JoinHandle<Result<WindowTranscript, EngineError>> {
         let task = WindowTask {
             request: RequestId::next(),
             class: PriorityClass::Interactive,
             first,
-            lease: self.lease.clone(),
+            lease,
             samples: vec![0.0; 16_000],
             options: DecodeOptions {
                 prompt: Some(act.to_owned()),
@@ -423,4 +248,29 @@ async fn a_window_of_a_longer_recording_pauses_for_the_first_of_another_request(
         "{orders:?}"
     );
     assert_eq!(bench.metrics.watchdog_kills.value(), 0);
+}
+
+/// Two engines know nothing of each other: who pauses is for the scheduler to say, and it says so to the engine that has
+/// a window to pause.
+#[tokio::test(start_paused = true)]
+async fn a_window_of_one_model_pauses_for_the_first_window_of_another() {
+    let bench = Bench::new(2, 2, Placement::Cpu).await;
+    let other = Arc::new(Workshop::default());
+    let plan = EnginePlan::scripted(&other, 2);
+    let (_, lease) = Model::start("other".to_owned(), &plan, &[Placement::Cpu], &bench.metrics);
+    lease.ready().await.unwrap();
+    let long = [bench.submit("ok", false), bench.submit("ok", false)];
+    pass(1).await;
+    let clip = bench.submit_to(lease, "ok", true, Duration::from_secs(3600));
+    pass(1).await;
+    assert_eq!(bench.metrics.windows_running.value(), 3);
+    assert_eq!(*bench.workshop.orders.lock().unwrap(), ["pause"]);
+    assert_eq!(*other.threads.lock().unwrap(), [1]);
+    clip.await.unwrap().unwrap();
+    pass(1).await;
+    assert_eq!(*bench.workshop.orders.lock().unwrap(), ["pause", "resume"]);
+    for window in long {
+        window.await.unwrap().unwrap();
+    }
+    assert!(other.orders.lock().unwrap().is_empty());
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -178,6 +179,14 @@ struct Report<'a> {
     state: &'a watch::Sender<DefaultModel>,
     fetch: Mutex<Fetch>,
     told: AtomicU64,
+    step: Mutex<Step>,
+}
+
+/// The current step of a download.
+struct Step {
+    began: Instant,
+    /// Bytes that were there before.
+    before: Option<u64>,
 }
 
 impl<'a> Report<'a> {
@@ -188,6 +197,10 @@ impl<'a> Report<'a> {
             state,
             fetch: Mutex::new(fetch),
             told: AtomicU64::new(0),
+            step: Mutex::new(Step {
+                began: Instant::now(),
+                before: None,
+            }),
         }
     }
 
@@ -204,16 +217,49 @@ impl<'a> Report<'a> {
 
 impl Progress for Report<'_> {
     fn begin(&self, what: &str, total: Option<u64>) {
-        self.update(|fetch| (fetch.done, fetch.total) = (0, total));
+        self.update(|fetch| (fetch.done, fetch.total, fetch.bytes_per_second) = (0, total, None));
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = Step {
+            began: Instant::now(),
+            before: None,
+        };
         self.progress.begin(what, total);
     }
 
     fn advance(&self, bytes: u64) {
-        self.update(|fetch| fetch.done += bytes);
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        // A download that goes on begins with what is on the disk already.
+        let before = *step.before.get_or_insert(bytes);
+        let seconds = step.began.elapsed().as_secs_f64();
+        drop(step);
+        self.update(|fetch| {
+            fetch.done += bytes;
+            let rate = (fetch.done - before.min(fetch.done)) as f64 / seconds.max(1e-3);
+            fetch.bytes_per_second = (rate >= 1.0).then_some(rate as u64);
+        });
         self.progress.advance(bytes);
     }
 
     fn note(&self, text: &str) {
         self.progress.note(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_count_from_the_configurations_folder_and_names_stay_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("weights/a.bin");
+        std::fs::create_dir(folder.path().join("weights")).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        // The working folder of this test is another one.
+        assert_eq!(in_folder(folder.path(), "weights/a.bin"), file.to_string_lossy());
+        assert_eq!(
+            in_folder(folder.path(), &file.to_string_lossy()),
+            file.to_string_lossy()
+        );
+        assert_eq!(in_folder(folder.path(), "base-q8_0"), "base-q8_0");
     }
 }

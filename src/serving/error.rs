@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Seconds after which a client may ask again whose model cannot start just now: a broken model is tried again as often.
-const BROKEN_RETRY_SECONDS: u64 = 10;
+/// Time after which a client may ask again whose model cannot start just now: a broken model is started again as often.
+pub const BROKEN_RETRY: Duration = Duration::from_secs(10);
 
 /// Why no model serves a name.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,14 +33,5 @@ pub enum ServingError {
 impl ServingError {
     pub(crate) fn unavailable(reason: String) -> Self {
         Self::Unavailable { reason }
-    }
-
-    /// When a client may ask again; `None` when asking again is of no use.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::UnknownDeployment { .. } => None,
-            Self::Fetching { retry_after, .. } => Some(*retry_after),
-            Self::Unavailable { .. } => Some(Duration::from_secs(BROKEN_RETRY_SECONDS)),
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! The engine that windows under suspicion have for themselves, one at a time: if one of them ends it, nobody else loses
-//! anything. It runs on the processor whatever the model runs on, so that a window which a GPU cannot run gets its words
-//! all the same. Started when it is needed, ended when it is not.
+//! anything. It runs on the processor whatever the model runs on: a second engine on the same GPU would share its memory,
+//! for which the slots were counted without it, and on many drivers its fate, since a lost device is lost to every process;
+//! and a window which a GPU cannot run gets its words all the same. Started when it is needed and memory for it is free at
+//! that moment, ended when it is not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -72,7 +74,7 @@ impl Isolation {
             }
             State::Off | State::Failed(_) => {}
         }
-        let weights = std::fs::metadata(&self.plan.spec.model).map_or(0, |m| m.len());
+        let weights = memory::weights(&self.plan.spec.model);
         if memory::available_bytes().is_some_and(|free| free < memory::engine_bytes(weights, 1)) {
             *state = State::Failed(Instant::now() + FAILED_PAUSE);
             return Offer::Broken("there is no memory for a second engine".to_owned());

@@ -1,5 +1,7 @@
 //! How much memory models may take.
 
+use std::path::Path;
+
 /// Share of the free memory that models take when nobody said how much: the rest is for recordings and the system.
 const AUTOMATIC_SHARE: f64 = 0.8;
 /// A state's own buffers are never less, in bytes (measured with `tiny`: 90 to 120 MiB with its scratch buffers).
@@ -8,6 +10,11 @@ const LEAST_STATE_BYTES: u64 = 128 << 20;
 const MAX_GPU_SLOTS: usize = 8;
 /// A state on a GPU costs at least so much beside its cache, in bytes.
 const LEAST_GPU_STATE_BYTES: u64 = 256 << 20;
+
+/// Bytes of a model's file; 0 for one that is not there, which the engine will say itself.
+pub(super) fn weights(model: &Path) -> u64 {
+    std::fs::metadata(model).map_or(0, |file| file.len())
+}
 
 /// Bytes that an engine on the processor takes: the weights and a tenth, and a third of the weights for each state.
 pub(super) fn engine_bytes(weights: u64, slots: usize) -> u64 {

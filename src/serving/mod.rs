@@ -3,17 +3,23 @@
 //! [`registry`] gives leases to requests and decides which models stay in memory, [`model`] says where a window can run,
 //! [`replica`] keeps one engine on one device, [`isolation`] the engine that windows under suspicion have for themselves.
 
+mod complaints;
 mod default_model;
 pub mod error;
+mod gpus;
 mod isolation;
+mod known;
 pub mod lease;
+mod list;
 mod memory;
 pub mod model;
 mod offer;
+mod probation;
 mod reference;
 pub mod registry;
 pub mod replica;
 mod residency;
+mod room;
 mod slots;
 pub mod state;
 
@@ -24,13 +30,15 @@ mod sync {
 }
 
 pub use default_model::{DefaultModel, expected_model};
-pub use error::ServingError;
+pub use error::{BROKEN_RETRY, ServingError};
+pub use gpus::Gpus;
 pub use lease::Lease;
 pub(crate) use model::EngineSlot;
 pub use model::Model;
 pub(crate) use offer::{Need, Offer};
 pub use registry::Registry;
-pub use replica::{EnginePlan, Fallback, Placement};
+pub use replica::{EnginePlan, Placement};
+pub use room::Room;
 pub use state::{Fetch, ModelState};
 
 /// A model as `/models` lists it.

@@ -7,11 +7,13 @@ use tokio::sync::watch;
 
 use super::isolation::Isolation;
 use super::offer::{Need, Offer};
-use super::replica::{EnginePlan, Fallback, Placement, Rate, ReadyEngine, Replica, ReplicaState, Shared};
+use super::replica::{EnginePlan, Placement, Rate, ReadyEngine, Replica, ReplicaState, Shared};
 use super::residency::{Hold, Residence, Residency};
+use super::room::RoomCharge;
 use super::slots::SlotPermit;
 use super::{Lease, ModelState};
-use crate::engine::{DeviceReport, Engine};
+use crate::domain::{DeviceMove, DeviceReport};
+use crate::engine::Engine;
 use crate::metrics::Metrics;
 
 /// The engines of a model that is loaded.
@@ -92,16 +94,16 @@ impl Model {
     ) -> (Arc<Self>, Lease) {
         let model = Self::new(name, plan.spec.model.clone(), true, metrics.clone());
         let (hold, _) = model.residency.hold();
-        model.live(plan, placements);
+        model.live(plan, placements, None);
         let lease = Lease::new(model.clone(), hold);
         (model, lease)
     }
 
-    /// Starts an engine for each placement.
-    pub(super) fn live(&self, plan: &EnginePlan, placements: &[Placement]) {
+    /// Starts an engine for each placement; `charge` is the memory of one on the processor.
+    pub(super) fn live(&self, plan: &EnginePlan, placements: &[Placement], mut charge: Option<RoomCharge>) {
         let replicas = placements
             .iter()
-            .map(|placement| Replica::start(plan.clone(), *placement, self.shared.clone()))
+            .map(|placement| Replica::start(plan.clone(), *placement, charge.take(), self.shared.clone()))
             .collect();
         let isolation = Isolation::new(plan.clone(), self.shared.clone());
         self.residency.place(Engines { replicas, isolation });
@@ -176,6 +178,14 @@ impl Model {
         })
     }
 
+    /// Whether an engine of it takes memory of the processor's.
+    pub(super) fn is_on_processor(&self) -> bool {
+        self.residency.look(|residence| match residence {
+            Residence::Live(engines) => engines.replicas.iter().any(Replica::is_on_processor),
+            _ => false,
+        })
+    }
+
     /// Waits until a window can run or none ever will.
     ///
     /// # Errors
@@ -222,7 +232,7 @@ impl Model {
     }
 
     /// Moves between devices so far.
-    pub fn fallbacks(&self) -> Vec<Fallback> {
+    pub fn fallbacks(&self) -> Vec<DeviceMove> {
         let fallbacks = self.shared.fallbacks.lock();
         fallbacks.unwrap_or_else(PoisonError::into_inner).clone()
     }

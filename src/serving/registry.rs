@@ -7,66 +7,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::default_model::{DefaultModel, Found, Search, in_folder};
+use super::gpus::{GpuSearch, Gpus};
+use super::known::{KnownModels, is_live};
 use super::memory;
 use super::model::Model;
 use super::replica::{EnginePlan, Placement};
-use super::residency::Residence;
-use super::{Lease, ModelInfo, ModelState, ServingError};
-use crate::config::{Config, Count, GpuDevices, Switch};
-use crate::engine::message::GpuDevice;
-use crate::engine::process::{Launcher, NoGpu};
-use crate::engine::{EngineSetting, EngineSpec};
+use super::room::Room;
+use super::{Lease, ModelState, ServingError};
+use crate::config::{Config, Count, Switch};
+use crate::engine::EngineSpec;
+use crate::engine::process::Launcher;
 use crate::metrics::Metrics;
-use crate::models::{Languages, Progress, Store};
+use crate::models::{Progress, Store};
 
 /// Most decoders a state is warmed for (openai-whisper `best_of`).
 const MAX_DECODERS: u32 = 5;
-/// A model waits so long for memory that others hold before its requests are refused.
-const ROOM_PATIENCE: Duration = Duration::from_secs(30);
-/// How often it looks meanwhile.
-const ROOM_LOOK: Duration = Duration::from_millis(250);
-/// What a GPU had free is asked anew after this long.
-const GPU_MEMORY_FRESH: Duration = Duration::from_secs(5);
-/// Clients whose model is being fetched are told to come back after this long.
-const FETCH_RETRY: Duration = Duration::from_secs(15);
-
-/// What is known of the GPUs.
-#[derive(Debug, Clone)]
-pub enum Gpus {
-    /// Nobody has looked yet.
-    Unknown,
-    /// Not asked for, or not built for one.
-    Off,
-    /// Usable, in ggml's order.
-    Found(Vec<GpuDevice>),
-    /// Asked for and not to be had.
-    Missing(NoGpu),
-}
 
 /// All models of this server.
 #[derive(Debug)]
 pub struct Registry {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     /// The configuration's folder.
-    folder: PathBuf,
-    store: Store,
+    pub(super) folder: PathBuf,
+    pub(super) store: Store,
     launcher: Launcher,
     cores: usize,
     metrics: Arc<Metrics>,
     default: watch::Sender<DefaultModel>,
-    gpus: watch::Sender<(Gpus, Instant)>,
-    /// By canonical path: one file is one model, whatever it is called.
-    models: Mutex<HashMap<PathBuf, Arc<Model>>>,
+    gpus: GpuSearch,
+    known: Arc<KnownModels>,
     /// Name → model, so that a model in memory is found without looking at the disk.
     names: Mutex<HashMap<String, Arc<Model>>>,
     /// One load at a time decides about memory.
     loading: tokio::sync::Mutex<()>,
-    /// Bytes that models on the processor may take.
-    bound: Option<u64>,
+    room: Arc<Room>,
     stopping: AtomicBool,
 }
 
@@ -87,6 +64,7 @@ impl Registry {
             Count::Auto => memory::automatic_bound(),
             Count::Fixed(mebibytes) => Some((mebibytes as u64).saturating_mul(1 << 20)),
         };
+        let known = Arc::<KnownModels>::default();
         Arc::new(Self {
             store: Store::new(folder.join("models")),
             config,
@@ -95,11 +73,11 @@ impl Registry {
             cores,
             metrics,
             default: watch::channel(DefaultModel::Searching).0,
-            gpus: watch::channel((Gpus::Unknown, Instant::now())).0,
-            models: Mutex::default(),
+            gpus: GpuSearch::new(),
+            room: Room::new(bound, &known),
+            known,
             names: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
-            bound,
             stopping: AtomicBool::new(false),
         })
     }
@@ -131,7 +109,7 @@ impl Registry {
 
     /// What is known of GPUs.
     pub fn gpus(&self) -> Gpus {
-        self.gpus.borrow().0.clone()
+        self.gpus.known()
     }
 
     /// Looks for GPUs, finds or fetches the configured model, and waits until it serves or cannot.
@@ -143,7 +121,7 @@ impl Registry {
     ) {
         let cancel = Arc::new(AtomicBool::new(false));
         let open = async {
-            self.find_gpus().await;
+            self.gpus.run(&self.config, &self.launcher).await;
             let (registry, flag) = (self.clone(), cancel.clone());
             let search = tokio::task::spawn_blocking(move || {
                 let search = Search {
@@ -183,37 +161,9 @@ impl Registry {
         let _ = lease.ready().await;
     }
 
-    /// Looks for GPUs in a child process, when they are wanted and built in.
-    async fn find_gpus(&self) {
-        let whisper = &self.config.whisper;
-        // The native engine runs on the processor alone.
-        let wanted = whisper.enable_gpu && gpu_compiled() && whisper.engine != EngineSetting::Native;
-        let found = if wanted {
-            match self.launcher.list_gpus().await {
-                Ok(devices) => match choose(&self.config.whisper.gpu_devices, devices) {
-                    Ok(devices) => Gpus::Found(devices),
-                    Err(reason) => Gpus::Missing(NoGpu::because(reason)),
-                },
-                Err(none) => Gpus::Missing(none),
-            }
-        } else {
-            Gpus::Off
-        };
-        if let Gpus::Missing(NoGpu { reason, .. }) = &found {
-            tracing::warn!(%reason, "no GPU; the CPU serves");
-        }
-        let _ = self.gpus.send_replace((found, Instant::now()));
-    }
-
     /// The one model of a file.
     fn model_of(&self, name: &str, file: &Path, multilingual: bool) -> Arc<Model> {
-        let key = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        lock(&self.models)
-            .entry(key)
-            .or_insert_with_key(|key| {
-                Model::new(name.to_owned(), key.clone(), multilingual, self.metrics.clone())
-            })
-            .clone()
+        self.known.of(name, file, multilingual, &self.metrics)
     }
 
     /// A hold on the model; whoever finds it unloaded begins to load it.
@@ -228,25 +178,26 @@ impl Registry {
 
     /// Makes room and starts the engines.
     async fn load(&self, model: &Arc<Model>) {
-        let mut known = self.gpus.subscribe();
-        if known
-            .wait_for(|(gpus, _)| !matches!(gpus, Gpus::Unknown))
-            .await
-            .is_err()
-        {
+        let Some(gpus) = self.gpus.searched().await else {
             return;
-        }
+        };
         let _turn = self.loading.lock().await;
-        let weights = std::fs::metadata(&model.file).map_or(0, |m| m.len());
-        let room = match self.gpus() {
-            Gpus::Found(devices) => self.room_on_gpus(devices, weights).await,
-            _ => self.room_in_memory(model, weights).await.map(|()| self.on_cpu()),
+        let room = if let Gpus::Found(devices) = gpus {
+            let weights = memory::weights(&model.file);
+            let (config, launcher) = (&self.config, &self.launcher);
+            let on_gpus = self.gpus.room(devices, weights, config, launcher, &self.known);
+            let (placements, slots) = on_gpus.await;
+            Ok((placements, slots, None))
+        } else {
+            let slots = self.cpu_slots();
+            let charge = self.room.take(&model.file, slots).await;
+            charge.map(|charge| (vec![Placement::Cpu], slots, Some(charge)))
         };
         if self.stopping.load(Ordering::Relaxed) {
             return model.refuse("the server is stopping".to_owned());
         }
         match room {
-            Ok((placements, slots)) => model.live(&self.plan(model, slots), &placements),
+            Ok((placements, slots, charge)) => model.live(&self.plan(model, slots), &placements, charge),
             Err(reason) => {
                 tracing::warn!(model = %model.name, %reason, "not loaded");
                 model.refuse(reason);
@@ -257,10 +208,6 @@ impl Registry {
     fn cpu_slots(&self) -> usize {
         let slots = self.config.performance.slots.or(self.cores);
         slots.clamp(1, self.cores.max(1))
-    }
-
-    fn on_cpu(&self) -> (Vec<Placement>, usize) {
-        (vec![Placement::Cpu], self.cpu_slots())
     }
 
     fn plan(&self, model: &Model, gpu_slots: usize) -> EnginePlan {
@@ -279,96 +226,8 @@ impl Registry {
             cpu_slots: self.cpu_slots(),
             cpu_flash_attention: flash == Switch::On,
             starter: Arc::new(self.launcher.clone()),
+            room: Some(self.room.clone()),
         }
-    }
-
-    /// Waits until the models in memory and this one are below the bound, ending those that nobody holds, the one
-    /// that was used least recently first. A model alone is always let in: whether it fits is for the system to say.
-    async fn room_in_memory(&self, model: &Arc<Model>, weights: u64) -> Result<(), String> {
-        let Some(bound) = self.bound else { return Ok(()) };
-        let slots = self.cpu_slots();
-        let needed = memory::engine_bytes(weights, slots);
-        let began = Instant::now();
-        loop {
-            let others = self.others_in_memory(model);
-            let taken: u64 = others
-                .iter()
-                .map(|other| {
-                    memory::engine_bytes(std::fs::metadata(&other.file).map_or(0, |m| m.len()), slots)
-                })
-                .sum();
-            if others.is_empty() || taken + needed <= bound {
-                return Ok(());
-            }
-            if Self::retire_oldest(&others) {
-                continue;
-            }
-            if began.elapsed() > ROOM_PATIENCE {
-                return Err(format!(
-                    "`{}` needs {} MiB beside {} models in use that take {} of {} MiB (whisper.max_loaded_mb)",
-                    model.name,
-                    needed >> 20,
-                    others.len(),
-                    taken >> 20,
-                    bound >> 20,
-                ));
-            }
-            tokio::time::sleep(ROOM_LOOK).await;
-        }
-    }
-
-    /// Slots by what is free now; models that nobody holds make room.
-    async fn room_on_gpus(
-        &self,
-        mut devices: Vec<GpuDevice>,
-        weights: u64,
-    ) -> Result<(Vec<Placement>, usize), String> {
-        let mut known_at = self.gpus.borrow().1;
-        loop {
-            if known_at.elapsed() > GPU_MEMORY_FRESH {
-                // A search that fails now leaves the old numbers: the engine says itself when it does not fit.
-                if let Ok(fresh) = self.launcher.list_gpus().await {
-                    devices = choose(&self.config.whisper.gpu_devices, fresh).unwrap_or(devices);
-                }
-            }
-            let least = devices.iter().map(|d| d.memory_free_bytes).min().unwrap_or(0);
-            let known = devices.iter().any(|d| d.memory_total_bytes > 0);
-            let others: Vec<_> = lock(&self.models).values().cloned().collect();
-            if known && !memory::fits_gpu(least, weights) && Self::retire_oldest(&others) {
-                // Its memory is free when its process has ended.
-                tokio::time::sleep(ROOM_LOOK).await;
-                known_at -= GPU_MEMORY_FRESH * 2;
-                continue;
-            }
-            let slots = match self.config.performance.slots {
-                Count::Fixed(n) => n,
-                Count::Auto => memory::gpu_slots(least, weights),
-            };
-            return Ok((devices.iter().map(|d| Placement::Gpu(d.number)).collect(), slots));
-        }
-    }
-
-    fn others_in_memory(&self, model: &Arc<Model>) -> Vec<Arc<Model>> {
-        let models = lock(&self.models);
-        models
-            .values()
-            .filter(|other| !Arc::ptr_eq(other, model) && is_live(other))
-            .cloned()
-            .collect()
-    }
-
-    /// Ends the engines of the model that was used least recently; false when all are in use.
-    fn retire_oldest(models: &[Arc<Model>]) -> bool {
-        let mut idle: Vec<_> = models
-            .iter()
-            .filter_map(|model| Some((model.residency().idle_since()?, model)))
-            .collect();
-        idle.sort_by_key(|(since, _)| *since);
-        let retired = idle.iter().find(|(_, model)| model.retire(Duration::ZERO));
-        if let Some((_, model)) = retired {
-            tracing::info!(model = %model.name, "unloaded to make room for another model");
-        }
-        retired.is_some()
     }
 
     /// The model that serves a name, held for a request: the one answer to what serves it. Loading begins here.
@@ -414,7 +273,7 @@ impl Registry {
             DefaultModel::Known { model, .. } => Ok(model.clone()),
             DefaultModel::Fetching(fetch) => Err(ServingError::Fetching {
                 doing: fetch.to_string(),
-                retry_after: FETCH_RETRY,
+                retry_after: fetch.retry_after(),
             }),
             DefaultModel::Failed { reason } => Err(ServingError::unavailable(reason.clone())),
             DefaultModel::Searching => Err(ServingError::unavailable(ModelState::Loading.to_string())),
@@ -473,11 +332,7 @@ impl Registry {
 
     /// Models whose engines run or load now.
     pub fn loaded(&self) -> Vec<Arc<Model>> {
-        lock(&self.models)
-            .values()
-            .filter(|m| is_live(m))
-            .cloned()
-            .collect()
+        self.known.live()
     }
 
     /// Ends engines that nobody has held for `limit`.
@@ -499,69 +354,10 @@ impl Registry {
     /// Ends every engine.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        for model in lock(&self.models).values() {
+        for model in self.known.all() {
             model.evict();
         }
     }
-
-    /// Everything that can be asked for by name. Reads headers: off the async threads.
-    pub fn list(&self) -> Vec<ModelInfo> {
-        let default = match self.default_model() {
-            DefaultModel::Known { model, .. } => Some(model),
-            _ => None,
-        };
-        let default_file = default.as_ref().map(|model| model.file.clone());
-        let loaded: Vec<PathBuf> = self
-            .loaded()
-            .iter()
-            .filter(|m| m.state() == ModelState::Ready)
-            .map(|m| m.file.clone())
-            .collect();
-        let mut out = Vec::new();
-        let mut shown = false;
-        // A folder that cannot be read holds no models; `doctor` says why.
-        for known in self.store.list().unwrap_or_default() {
-            let path = known.path.filter(|_| known.problem.is_none());
-            let key = path.as_ref().and_then(|p| std::fs::canonicalize(p).ok());
-            let is_default = key.is_some() && key == default_file;
-            shown |= is_default;
-            out.push(ModelInfo {
-                id: known.name,
-                created: created(path.as_deref()),
-                file: path.as_ref().map(|p| p.display().to_string()),
-                bytes: Some(known.bytes),
-                installed: path.is_some(),
-                loaded: key.as_ref().is_some_and(|p| loaded.contains(p)),
-                default: is_default,
-                deployment: false,
-                multilingual: known.languages != Some(Languages::English),
-            });
-        }
-        if let (Some(model), false) = (&default, shown) {
-            out.push(info(&model.name, &model.file, model.multilingual, &loaded));
-            if let Some(last) = out.last_mut() {
-                last.default = true;
-            }
-        }
-        for (name, target) in &self.config.deployments {
-            let Ok(model) = self.store.resolve(&in_folder(&self.folder, target)) else {
-                continue;
-            };
-            let key = std::fs::canonicalize(&model.path).unwrap_or(model.path);
-            out.push(ModelInfo {
-                default: default_file.as_ref() == Some(&key),
-                deployment: true,
-                ..info(name, &key, model.header.multilingual(), &loaded)
-            });
-        }
-        out
-    }
-}
-
-fn is_live(model: &Arc<Model>) -> bool {
-    model
-        .residency()
-        .look(|residence| matches!(residence, Residence::Live(_)))
 }
 
 /// Whether a client's name could mean a place outside the model folder.
@@ -569,101 +365,4 @@ fn is_path(name: &str) -> bool {
     name.contains(['/', '\\'])
         || name.starts_with('.')
         || Path::new(name).extension().is_some_and(|e| e == "bin")
-}
-
-fn info(name: &str, file: &Path, multilingual: bool, loaded: &[PathBuf]) -> ModelInfo {
-    ModelInfo {
-        id: name.to_owned(),
-        created: created(Some(file)),
-        file: Some(file.display().to_string()),
-        bytes: std::fs::metadata(file).ok().map(|m| m.len()),
-        installed: true,
-        loaded: loaded.iter().any(|p| p == file),
-        default: false,
-        deployment: false,
-        multilingual,
-    }
-}
-
-fn created(path: Option<&Path>) -> i64 {
-    /// 2022-09-21, the release of Whisper: for files that are not there.
-    const WHISPER_RELEASE: i64 = 1_663_718_400;
-    path.and_then(|path| std::fs::metadata(path).and_then(|m| m.modified()).ok())
-        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-        .map_or(WHISPER_RELEASE, |d| d.as_secs() as i64)
-}
-
-/// True when this build holds a GPU backend.
-pub fn gpu_compiled() -> bool {
-    cfg!(any(
-        feature = "cuda",
-        feature = "vulkan",
-        feature = "opencl",
-        feature = "hipblas",
-        feature = "metal"
-    ))
-}
-
-/// The GPUs that serve. `all` takes each card once, and leaves a processor's own graphics alone beside a real card:
-/// a window that landed there would take many times as long. Numbers take exactly those.
-fn choose(wanted: &GpuDevices, devices: Vec<GpuDevice>) -> Result<Vec<GpuDevice>, String> {
-    let GpuDevices::List(numbers) = wanted else {
-        let cards = devices.iter().any(|d| !d.integrated);
-        return Ok(devices
-            .into_iter()
-            .filter(|d| d.same_as.is_none() && !(cards && d.integrated))
-            .collect());
-    };
-    let names: Vec<_> = devices
-        .iter()
-        .map(|d| format!("{} ({})", d.number, d.description))
-        .collect();
-    let names = names.join(", ");
-    let chosen: Vec<_> = devices
-        .into_iter()
-        .filter(|d| numbers.contains(&d.number))
-        .collect();
-    if chosen.is_empty() {
-        return Err(format!(
-            "whisper.gpu_devices = {numbers:?} names no GPU that ggml lists: {names}"
-        ));
-    }
-    for absent in numbers.iter().filter(|n| chosen.iter().all(|d| d.number != **n)) {
-        tracing::warn!("whisper.gpu_devices names GPU {absent}, but ggml lists {names}");
-    }
-    Ok(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_means_each_card_once_and_numbers_mean_what_they_say() {
-        let device = |number: u32, integrated: bool, same_as: Option<u32>| GpuDevice {
-            number,
-            integrated,
-            same_as,
-            ..GpuDevice::default()
-        };
-        let listed = vec![
-            device(0, false, None),
-            device(1, false, None),
-            device(2, false, Some(0)),
-            device(3, true, None),
-        ];
-        let numbers = |wanted: &GpuDevices, listed: &[GpuDevice]| {
-            choose(wanted, listed.to_vec()).map(|l| l.iter().map(|d| d.number).collect::<Vec<_>>())
-        };
-        let all = GpuDevices::All(crate::config::AllWord::All);
-        assert_eq!(numbers(&all, &listed), Ok(vec![0, 1]));
-        assert_eq!(
-            numbers(&all, &listed[3..]),
-            Ok(vec![3]),
-            "a processor's graphics serve where they are all there is"
-        );
-        assert_eq!(numbers(&GpuDevices::List(vec![1, 3, 9]), &listed), Ok(vec![1, 3]));
-        let reason = numbers(&GpuDevices::List(vec![7]), &listed).unwrap_err();
-        assert!(reason.contains("[7]"), "{reason}");
-    }
 }

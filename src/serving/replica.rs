@@ -1,15 +1,19 @@
 //! One engine kept running on one device: started, started again when it ends, moved to the CPU when its GPU keeps
 //! failing, and back when the GPU can be trusted again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::reference;
+use super::complaints::{out_of_memory, silent_reason};
+use super::error::BROKEN_RETRY;
+use super::probation::probe_gpu;
+use super::room::{Room, RoomCharge};
 use super::slots::Slots;
-use crate::engine::{DecodeOptions, DeviceReport, Engine, EngineError, EngineSpec, StartEngine, WindowEvent};
+use crate::domain::DeviceMove;
+use crate::engine::{Engine, EngineError, EngineSpec, StartEngine};
 use crate::metrics::Metrics;
 
 /// A large model on a slow disk with shader compilation takes minutes.
@@ -18,8 +22,6 @@ pub(super) const START_LIMIT: Duration = Duration::from_secs(600);
 const GPU_DEATHS: u32 = 2;
 /// Starts in a row that ended without a word before the model counts as broken for a while.
 const START_DEATHS: u32 = 3;
-/// Pause before a broken model is tried again.
-const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 /// An engine that lived so long starts with a clean record.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// Pause before an engine that ended is started again.
@@ -35,8 +37,6 @@ const PROBATION: [Duration; 3] = [
     Duration::from_secs(5 * 60),
     Duration::from_secs(30 * 60),
 ];
-/// The reference clip may take so long on a GPU on probation.
-const PROBE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where an engine shall run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,19 +56,6 @@ impl std::fmt::Display for Placement {
     }
 }
 
-/// A move from one device to another.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Fallback {
-    /// Seconds since 1970.
-    pub at: u64,
-    /// For example `gpu 0`.
-    pub from: String,
-    /// For example `cpu`.
-    pub to: String,
-    /// What happened, in one sentence.
-    pub reason: String,
-}
-
 /// How engines of one model are made.
 #[derive(Debug, Clone)]
 pub struct EnginePlan {
@@ -80,9 +67,34 @@ pub struct EnginePlan {
     pub cpu_flash_attention: bool,
     /// Starts engines.
     pub starter: Arc<dyn StartEngine>,
+    /// Where engines on the processor find memory; without one they just take it.
+    pub room: Option<Arc<Room>>,
 }
 
 impl EnginePlan {
+    /// Scripted engines with so many slots, of a model that is no file.
+    #[cfg(test)]
+    pub(crate) fn scripted(workshop: &Arc<crate::engine::workshop::Workshop>, slots: usize) -> Self {
+        use crate::engine::{EngineSetting, PrecisionSetting, workshop::Starter};
+
+        Self {
+            spec: EngineSpec {
+                model: "none".into(),
+                gpu_device: None,
+                slots,
+                flash_attention: false,
+                max_decoders: 1,
+                threads: 1,
+                engine: EngineSetting::default(),
+                precision: PrecisionSetting::default(),
+            },
+            cpu_slots: slots,
+            cpu_flash_attention: false,
+            starter: Arc::new(Starter(workshop.clone())),
+            room: None,
+        }
+    }
+
     /// The specification for a device.
     pub(super) fn spec_for(&self, placement: Placement, gpu_slots: usize) -> EngineSpec {
         match placement {
@@ -99,6 +111,10 @@ impl EnginePlan {
             },
         }
     }
+}
+
+fn lock(charge: &Mutex<Option<RoomCharge>>) -> MutexGuard<'_, Option<RoomCharge>> {
+    charge.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An engine that can take windows, and the count of those it has.
@@ -157,7 +173,7 @@ impl ReplicaState {
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) changes: Arc<watch::Sender<u64>>,
-    pub(crate) fallbacks: Arc<Mutex<Vec<Fallback>>>,
+    pub(crate) fallbacks: Arc<Mutex<Vec<DeviceMove>>>,
     pub(crate) probe_now: Arc<Notify>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -177,7 +193,7 @@ impl Shared {
     }
 
     fn moved(&self, from: Placement, to: Placement, reason: &str) {
-        let fallback = Fallback {
+        let fallback = DeviceMove {
             at: SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |d| d.as_secs()),
@@ -197,11 +213,18 @@ impl Shared {
 pub(crate) struct Replica {
     state: watch::Receiver<ReplicaState>,
     stop: watch::Sender<bool>,
+    charge: Arc<Mutex<Option<RoomCharge>>>,
 }
 
 impl Replica {
     /// Starts supervising in the background.
-    pub(crate) fn start(plan: EnginePlan, home: Placement, shared: Shared) -> Self {
+    pub(super) fn start(
+        plan: EnginePlan,
+        home: Placement,
+        charge: Option<RoomCharge>,
+        shared: Shared,
+    ) -> Self {
+        let charge = Arc::new(Mutex::new(charge));
         let (state, seen) = watch::channel(ReplicaState::Starting);
         let (stop, stopped) = watch::channel(false);
         let supervisor = Supervisor {
@@ -211,6 +234,7 @@ impl Replica {
             placement: home,
             state,
             stop: stopped,
+            charge: charge.clone(),
             shared,
             deaths: 0,
             failed_probes: 0,
@@ -218,17 +242,28 @@ impl Replica {
             rates: [Arc::default(), Arc::default()],
         };
         tokio::spawn(supervisor.run());
-        Self { state: seen, stop }
+        Self {
+            state: seen,
+            stop,
+            charge,
+        }
     }
 
     pub(crate) fn state(&self) -> ReplicaState {
         self.state.borrow().clone()
+    }
+
+    /// Whether its engine takes memory of the processor's.
+    pub(super) fn is_on_processor(&self) -> bool {
+        lock(&self.charge).is_some()
     }
 }
 
 impl Drop for Replica {
     fn drop(&mut self) {
         let _ = self.stop.send(true);
+        // Whoever ended it for want of room finds the room at once.
+        drop(lock(&self.charge).take());
     }
 }
 
@@ -239,6 +274,8 @@ struct Supervisor {
     gpu_slots: usize,
     state: watch::Sender<ReplicaState>,
     stop: watch::Receiver<bool>,
+    /// Memory of an engine on the processor, while it runs there.
+    charge: Arc<Mutex<Option<RoomCharge>>>,
     shared: Shared,
     /// In a row, without a window transcribed between them.
     deaths: u32,
@@ -264,6 +301,18 @@ impl Supervisor {
             let started = if let Some(engine) = next.take() {
                 Ok(engine)
             } else {
+                match self.find_room().await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(reason) => {
+                        tracing::warn!(%reason, "no room on the processor; trying again in {BROKEN_RETRY:?}");
+                        self.show(ReplicaState::Broken(reason));
+                        if self.pause(BROKEN_RETRY).await {
+                            continue;
+                        }
+                        break;
+                    }
+                }
                 let spec = self.plan.spec_for(self.placement, self.gpu_slots);
                 tokio::select! {
                     started = self.plan.starter.start(&spec, START_LIMIT) => started,
@@ -298,6 +347,7 @@ impl Supervisor {
                         Left::Proved(gpu) => {
                             // Windows that run on the old engine keep it until they end.
                             self.placement = self.home;
+                            drop(lock(&self.charge).take());
                             self.deaths = 0;
                             next = Some(gpu);
                             continue;
@@ -344,16 +394,42 @@ impl Supervisor {
             Placement::Cpu
                 if refused || (while_starting && !trouble.is_outside() && self.deaths >= START_DEATHS) =>
             {
-                tracing::error!(%trouble, "the model cannot be served; trying again in {BROKEN_PAUSE:?}");
+                tracing::error!(%trouble, "the model cannot be served; trying again in {BROKEN_RETRY:?}");
                 self.show(ReplicaState::Broken(trouble.to_string()));
-                pause = BROKEN_PAUSE;
+                pause = BROKEN_RETRY;
             }
             _ => {}
         }
+        self.pause(pause).await
+    }
+
+    /// False when the replica is to stop.
+    async fn pause(&mut self, length: Duration) -> bool {
         tokio::select! {
-            () = tokio::time::sleep(pause) => true,
+            () = tokio::time::sleep(length) => true,
             _ = self.stop.wait_for(|stop| *stop) => false,
         }
+    }
+
+    /// Memory for an engine on the processor, where that is where the next one starts; false when the replica is to stop.
+    async fn find_room(&mut self) -> Result<bool, String> {
+        let Some(room) = self.plan.room.clone() else {
+            return Ok(true);
+        };
+        if self.placement != Placement::Cpu || lock(&self.charge).is_some() {
+            return Ok(true);
+        }
+        let charge = tokio::select! {
+            charge = room.take(&self.plan.spec.model, self.plan.cpu_slots) => charge?,
+            _ = self.stop.wait_for(|stop| *stop) => return Ok(false),
+        };
+        *lock(&self.charge) = Some(charge);
+        // A replica that was dropped meanwhile has given back what it had then.
+        if *self.stop.borrow() {
+            drop(lock(&self.charge).take());
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// The CPU takes over; the GPU is on probation.
@@ -415,106 +491,15 @@ impl Supervisor {
     }
 }
 
-/// Starts an engine on the GPU and compares its words with those of the engine that serves.
-async fn probe_gpu(
-    starter: &dyn StartEngine,
-    spec: &EngineSpec,
-    serving: &Arc<dyn Engine>,
-) -> Result<Arc<dyn Engine>, String> {
-    let engine = starter
-        .start(spec, START_LIMIT)
-        .await
-        .map_err(|error| error.to_string())?;
-    if !engine.report().gpu {
-        return Err(silent_reason(engine.report()));
-    }
-    let got = words_of(&engine).await?;
-    let expected = words_of(serving).await?;
-    if got == expected {
-        Ok(engine)
-    } else {
-        Err(format!("it hears {got:?} where the CPU hears {expected:?}"))
-    }
-}
-
-async fn words_of(engine: &Arc<dyn Engine>) -> Result<Vec<String>, String> {
-    let options = DecodeOptions {
-        language: Some("en".to_owned()),
-        ..DecodeOptions::default()
-    };
-    let mut window = engine.submit(Arc::new(reference::samples()), options, 1);
-    let ended = async {
-        loop {
-            if let WindowEvent::Ended(outcome) = window.next().await {
-                return outcome;
-            }
-        }
-    };
-    match tokio::time::timeout(PROBE_LIMIT, ended).await {
-        Ok(Ok(transcript)) => Ok(reference::words(&transcript)),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
-    }
-}
-
 /// Grows from death to death, so that a machine that is short of memory gets time.
 fn pause(deaths: u32) -> Duration {
     let factor = 1.2_f64.powi(deaths.saturating_sub(QUICK_STARTS).min(64) as i32);
     FIRST_PAUSE.mul_f64(factor).min(LONGEST_PAUSE)
 }
 
-/// Words with which CUDA, Vulkan, ggml and whisper.cpp say that memory is short.
-fn out_of_memory(trouble: &EngineError) -> bool {
-    let said = match trouble {
-        EngineError::Died { log, .. } => log.join("\n"),
-        EngineError::StartFailed { reason } => reason.clone(),
-        _ => return false,
-    };
-    let said = said.to_lowercase();
-    [
-        "out of memory",
-        "failed to allocate",
-        "outofdevicememory",
-        "cannot set up a state",
-        "alloc_buffer",
-        "alloc_tensor",
-    ]
-    .iter()
-    .any(|words| said.contains(words))
-}
-
-fn silent_reason(report: &DeviceReport) -> String {
-    let said = report.device_log.iter().rev().find(|l| {
-        ["fail", "rror", "nsupported", "no GPU", "No devices"]
-            .iter()
-            .any(|word| l.contains(word))
-    });
-    match said {
-        Some(line) => format!("ggml went on with the CPU: {line}"),
-        None => "ggml went on with the CPU without saying why".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::DeathCause;
-
-    #[test]
-    fn memory_trouble_is_told_from_other_trouble() {
-        let died = |line: &str| EngineError::Died {
-            status: "abort".to_owned(),
-            cause: DeathCause::Own,
-            in_flight: 1,
-            log: vec![line.to_owned()],
-        };
-        assert!(out_of_memory(&died("CUDA error: out of memory")));
-        assert!(out_of_memory(&died(
-            "alloc_tensor_range: failed to allocate Vulkan0 buffer of size 1"
-        )));
-        assert!(!out_of_memory(&died("an illegal memory access was encountered")));
-        assert!(!out_of_memory(&EngineError::Cancelled));
-    }
 
     #[test]
     fn pauses_grow_and_end() {

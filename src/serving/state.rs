@@ -1,5 +1,8 @@
 //! What a model is doing.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 /// What a model is doing; every question about readiness is answered from this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelState {
@@ -52,6 +55,24 @@ pub struct Fetch {
     pub done: u64,
     /// Bytes of the current step, where they are known.
     pub total: Option<u64>,
+    /// Bytes a second of the current step, once they were measured.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Asked of a client while nobody knows how long a download takes.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(15);
+/// Shortest and longest wait: a model loads for some seconds after it was fetched, and SDKs ignore waits above a minute.
+const WAITS: RangeInclusive<f64> = 3.0..=60.0;
+
+impl Fetch {
+    /// When a client may expect the model.
+    pub fn retry_after(&self) -> Duration {
+        let (Some(total), Some(rate)) = (self.total, self.bytes_per_second.filter(|rate| *rate > 0)) else {
+            return UNKNOWN_WAIT;
+        };
+        let seconds = total.saturating_sub(self.done) as f64 / rate as f64;
+        Duration::from_secs_f64(seconds.clamp(*WAITS.start(), *WAITS.end()))
+    }
 }
 
 impl std::fmt::Display for Fetch {
@@ -63,5 +84,28 @@ impl std::fmt::Display for Fetch {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_when_the_download_will_have_ended() {
+        let wait = |done, total, bytes_per_second| {
+            let fetch = Fetch {
+                model: "base".to_owned(),
+                done,
+                total,
+                bytes_per_second,
+            };
+            fetch.retry_after().as_secs()
+        };
+        assert_eq!(wait(0, None, None), 15);
+        assert_eq!(wait(100, Some(2_000), Some(100)), 19);
+        assert_eq!(wait(1_990, Some(2_000), Some(100)), 3);
+        assert_eq!(wait(0, Some(570 << 20), Some(1 << 20)), 60);
+        assert_eq!(wait(9, Some(10), Some(0)), 15);
     }
 }

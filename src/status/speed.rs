@@ -1,7 +1,5 @@
 //! Whether the model keeps up with speech on this machine, and which one would.
 
-use serde::Serialize;
-
 use crate::locale::Locale;
 
 /// Slower than this many seconds of audio a second, a user waits for every recording.
@@ -21,7 +19,7 @@ const MODELS: [(&str, f64); 6] = [
 ];
 
 /// What is said of a model that is too slow.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SpeedAdvice {
     /// Seconds of audio a second, with every core at work.
     pub times_real_time: f64,

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use whisper_backend_api::domain::DeviceReport;
 use whisper_backend_api::engine::child::{self, Backend, Slot};
 use whisper_backend_api::engine::message::GpuDevice;
 use whisper_backend_api::engine::preemption::Control;
-use whisper_backend_api::engine::{DecodeOptions, DeviceReport, EngineSpec};
+use whisper_backend_api::engine::{DecodeOptions, EngineSpec};
 use whisper_backend_api::transcript::{WindowSegment, WindowToken, WindowTranscript};
 
 /// What a window does.

@@ -17,7 +17,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 use whisper_backend_api::admission::{Admission, Limits};
 use whisper_backend_api::config::{Config, Count};
-use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, Realtime, router, serve};
+use whisper_backend_api::http::{AppState, Connections, HEAD_TIMEOUT, Realtime, router, serve};
 use whisper_backend_api::metrics::Metrics;
 use whisper_backend_api::realtime::agreement::Token;
 use whisper_backend_api::realtime::session::{Heard, Pass, PassError};
@@ -108,6 +108,7 @@ async fn live(capacity: usize, delay: Duration, change: impl FnOnce(&mut Config)
         HEAD_TIMEOUT,
         TRANSFER,
         None,
+        Connections::new(1000),
         stop.clone(),
     ));
     Live {

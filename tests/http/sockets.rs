@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use whisper_backend_api::config::Config;
-use whisper_backend_api::http::{HEAD_TIMEOUT, serve};
+use whisper_backend_api::http::{Connections, HEAD_TIMEOUT, serve};
 
 use crate::support::*;
 
@@ -281,6 +281,7 @@ async fn serve_the_script() {
         HEAD_TIMEOUT,
         TRANSFER,
         None,
+        Connections::new(1000),
         CancellationToken::new(),
     )
     .await;

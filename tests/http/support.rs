@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use whisper_backend_api::admission::{Admission, Admitted, Arrival, Client, Limits};
 use whisper_backend_api::audio::UploadedAudio;
 use whisper_backend_api::config::Config;
-use whisper_backend_api::http::{AppState, HEAD_TIMEOUT, Transfer, router, serve};
+use whisper_backend_api::http::{AppState, Connections, HEAD_TIMEOUT, Transfer, router, serve};
 use whisper_backend_api::jobs::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
 use whisper_backend_api::serving::{Lease, ModelInfo, ServingError};
 use whisper_backend_api::transcript::{Segment, Task, TokenLogprob, Transcript, Word};
@@ -280,6 +280,7 @@ impl Server {
             HEAD_TIMEOUT,
             TRANSFER,
             None,
+            Connections::new(1000),
             CancellationToken::new(),
         ));
         address

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use whisper_backend_api::config::{ServerConfig, TlsSetting};
-use whisper_backend_api::http::{HEAD_TIMEOUT, serve};
+use whisper_backend_api::http::{Connections, HEAD_TIMEOUT, serve};
 use whisper_backend_api::tls::{self, Tls};
 
 use crate::support::*;
@@ -31,6 +31,7 @@ async fn listen(tls: &Arc<Tls>) -> (std::net::SocketAddr, CancellationToken) {
         HEAD_TIMEOUT,
         TRANSFER,
         Some(tls.clone()),
+        Connections::new(1000),
         stop.clone(),
     ));
     (address, stop)

@@ -43,6 +43,7 @@ impl Engines {
                 program: env!("CARGO_BIN_EXE_scripted-engine").into(),
                 environment: vec![("SCRIPTED_ENGINE".to_owned(), file.display().to_string())],
             }),
+            room: None,
         };
         let metrics = Arc::new(Metrics::default());
         let placements: Vec<_> = (0..gpus).map(Placement::Gpu).collect();

@@ -31,7 +31,11 @@ fn start_refused(found: &mut Findings<'_>) {
     else {
         return;
     };
-    let sudo = found.sudo();
+    let lower = words.to_lowercase();
+    if lower.contains("out of memory") {
+        // `surroundings::memory` has said it.
+        return;
+    }
     let library = found.library("cuda").path;
     let (folder, file) = library.as_deref().map_or_else(
         || ("?".to_owned(), "libcuda.so.1".to_owned()),
@@ -40,94 +44,167 @@ fn start_refused(found: &mut Findings<'_>) {
             (folder.display().to_string(), path.display().to_string())
         },
     );
-    let lower = words.to_lowercase();
-    if lower.contains("out of memory") {
-        // `surroundings::memory` has said it.
-    } else if lower.contains(NO_DEVICE) {
-        found.add(
-            "cuda-no-device",
-            Text::new(
-                "The NVIDIA driver's library is there, but it shows CUDA no GPU.",
-                "NVIDIA のドライバーライブラリはありますが、CUDA からは GPU が見えません。",
+    let sudo = found.sudo();
+    let refusal = Refusal {
+        words: &words,
+        sudo,
+        folder: &folder,
+        file: &file,
+    };
+    let known = REFUSALS.iter().find(|(said, ..)| lower.contains(said));
+    let (id, advice) = known.map_or(("cuda-start-failed", other as Advise), |(_, id, advice)| {
+        (*id, *advice)
+    });
+    let (cause, remedy) = advice(&refusal);
+    found.add(id, cause, remedy);
+}
+
+/// What CUDA said, and what stands in its place here.
+struct Refusal<'a> {
+    words: &'a str,
+    /// `sudo `, or nothing for root.
+    sudo: &'a str,
+    /// Of the driver's library that was loaded.
+    folder: &'a str,
+    file: &'a str,
+}
+
+/// Cause and remedy.
+type Advise = fn(&Refusal<'_>) -> (Text, Text);
+
+/// CUDA's words, the rule's name, its advice.
+const REFUSALS: [(&str, &str, Advise); 6] = [
+    (NO_DEVICE, "cuda-no-device", no_device),
+    (STUB, "cuda-stub-library", stub),
+    (COMPATIBILITY, "cuda-compatibility-library", compatibility),
+    (NOT_READY, "cuda-fabric-manager", not_ready),
+    (BUSY, "cuda-device-busy", busy),
+    (UNKNOWN, "cuda-unknown-error", unknown),
+];
+
+fn no_device(_: &Refusal<'_>) -> (Text, Text) {
+    (
+        Text::new(
+            "The NVIDIA driver's library is there, but it shows CUDA no GPU.",
+            "NVIDIA のドライバーライブラリはありますが、CUDA からは GPU が見えません。",
+        ),
+        Text::new(
+            "See what `nvidia-smi -L` lists: with no GPU there, a container needs `docker run --gpus all` and a virtual machine a GPU from its host; a GPU in MIG mode needs an instance (`nvidia-smi mig -lgi`).",
+            "`nvidia-smi -L` の表示を確認してください。GPU が表示されない場合、コンテナには `docker run --gpus all`、仮想マシンにはホストからの GPU の割り当てが必要です。MIG モードの GPU にはインスタンスが必要です(`nvidia-smi mig -lgi`)。",
+        ),
+    )
+}
+
+fn stub(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { folder, file, .. } = *refusal;
+    (
+        Text::new(
+            format!("In place of the driver the CUDA toolkit's empty stub of it (`{file}`) was loaded."),
+            format!("ドライバーの代わりに、CUDA ツールキットのスタブ(`{file}`)が読み込まれています。"),
+        ),
+        Text::new(
+            format!(
+                "Take `{folder}` out of `LD_LIBRARY_PATH`: `unset LD_LIBRARY_PATH` shows whether that was it."
             ),
-            Text::new(
-                "See what `nvidia-smi -L` lists: with no GPU there, a container needs `docker run --gpus all` and a virtual machine a GPU from its host; a GPU in MIG mode needs an instance (`nvidia-smi mig -lgi`).",
-                "`nvidia-smi -L` の表示を確認してください。GPU が表示されない場合、コンテナには `docker run --gpus all`、仮想マシンにはホストからの GPU の割り当てが必要です。MIG モードの GPU にはインスタンスが必要です(`nvidia-smi mig -lgi`)。",
+            format!(
+                "`LD_LIBRARY_PATH` から `{folder}` を外してください(`unset LD_LIBRARY_PATH` で確認できます)。"
             ),
-        );
-    } else if lower.contains(STUB) {
-        found.add(
-            "cuda-stub-library",
-            Text::new(
-                format!("In place of the driver the CUDA toolkit's empty stub of it (`{file}`) was loaded."),
-                format!("ドライバーの代わりに、CUDA ツールキットのスタブ(`{file}`)が読み込まれています。"),
+        ),
+    )
+}
+
+fn compatibility(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { sudo, file, .. } = *refusal;
+    (
+        Text::new(
+            format!(
+                "A CUDA compatibility library (package `cuda-compat`) stands in for the driver's (`{file}`); it works on data-centre GPUs only."
             ),
-            Text::new(
-                format!("Take `{folder}` out of `LD_LIBRARY_PATH`: `unset LD_LIBRARY_PATH` shows whether that was it."),
-                format!("`LD_LIBRARY_PATH` から `{folder}` を外してください(`unset LD_LIBRARY_PATH` で確認できます)。"),
+            format!(
+                "ドライバーの代わりに CUDA の互換ライブラリ(`cuda-compat` パッケージ、`{file}`)が使われています。これはデータセンター向け GPU でしか動作しません。"
             ),
-        );
-    } else if lower.contains(COMPATIBILITY) {
-        found.add(
-            "cuda-compatibility-library",
-            Text::new(
-                format!("A CUDA compatibility library (package `cuda-compat`) stands in for the driver's (`{file}`); it works on data-centre GPUs only."),
-                format!("ドライバーの代わりに CUDA の互換ライブラリ(`cuda-compat` パッケージ、`{file}`)が使われています。これはデータセンター向け GPU でしか動作しません。"),
+        ),
+        Text::new(
+            format!(
+                "Remove it (`{sudo}apt purge 'cuda-compat-*'`) or take its folder out of `LD_LIBRARY_PATH`, and update the driver where it is too old."
             ),
-            Text::new(
-                format!("Remove it (`{sudo}apt purge 'cuda-compat-*'`) or take its folder out of `LD_LIBRARY_PATH`, and update the driver where it is too old."),
-                format!("`{sudo}apt purge 'cuda-compat-*'` で削除するか、`LD_LIBRARY_PATH` からそのフォルダーを外してください。ドライバーが古い場合は更新してください。"),
+            format!(
+                "`{sudo}apt purge 'cuda-compat-*'` で削除するか、`LD_LIBRARY_PATH` からそのフォルダーを外してください。ドライバーが古い場合は更新してください。"
             ),
-        );
-    } else if lower.contains(NOT_READY) {
-        found.add(
-            "cuda-fabric-manager",
-            Text::new(
-                "CUDA waits for the NVSwitch fabric of this machine (`system not yet initialized`).",
-                "このマシンの NVSwitch が初期化されていないため、CUDA を使えません(`system not yet initialized`)。",
+        ),
+    )
+}
+
+fn not_ready(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { sudo, .. } = *refusal;
+    (
+        Text::new(
+            "CUDA waits for the NVSwitch fabric of this machine (`system not yet initialized`).",
+            "このマシンの NVSwitch が初期化されていないため、CUDA を使えません(`system not yet initialized`)。",
+        ),
+        Text::new(
+            format!(
+                "Run `{sudo}systemctl enable --now nvidia-fabricmanager`; its version must be the driver's."
             ),
-            Text::new(
-                format!("Run `{sudo}systemctl enable --now nvidia-fabricmanager`; its version must be the driver's."),
-                format!("`{sudo}systemctl enable --now nvidia-fabricmanager` を実行してください。バージョンはドライバーと一致している必要があります。"),
+            format!(
+                "`{sudo}systemctl enable --now nvidia-fabricmanager` を実行してください。バージョンはドライバーと一致している必要があります。"
             ),
-        );
-    } else if lower.contains(BUSY) {
-        found.add(
-            "cuda-device-busy",
-            Text::new(
-                "Another program holds the GPU for itself (exclusive compute mode).",
-                "別のプログラムが GPU を占有しています(排他モード)。",
+        ),
+    )
+}
+
+fn busy(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { sudo, .. } = *refusal;
+    (
+        Text::new(
+            "Another program holds the GPU for itself (exclusive compute mode).",
+            "別のプログラムが GPU を占有しています(排他モード)。",
+        ),
+        Text::new(
+            format!(
+                "End the program that `nvidia-smi` lists, or run `{sudo}nvidia-smi --compute-mode=DEFAULT`."
             ),
-            Text::new(
-                format!("End the program that `nvidia-smi` lists, or run `{sudo}nvidia-smi --compute-mode=DEFAULT`."),
-                format!("`nvidia-smi` に表示されるプログラムを終了するか、`{sudo}nvidia-smi --compute-mode=DEFAULT` を実行してください。"),
+            format!(
+                "`nvidia-smi` に表示されるプログラムを終了するか、`{sudo}nvidia-smi --compute-mode=DEFAULT` を実行してください。"
             ),
-        );
-    } else if lower.contains(UNKNOWN) {
-        found.add(
-            "cuda-unknown-error",
-            Text::new(
-                "CUDA does not start and gives no reason (`unknown error`), as after suspend and resume, when the kernel module `nvidia_uvm` has lost its state.",
-                "CUDA が原因不明のエラー(`unknown error`)で起動しません。スリープからの復帰後に、カーネルモジュール `nvidia_uvm` が異常な状態になった場合によく起こります。",
+        ),
+    )
+}
+
+fn unknown(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { sudo, .. } = *refusal;
+    (
+        Text::new(
+            "CUDA does not start and gives no reason (`unknown error`), as after suspend and resume, when the kernel module `nvidia_uvm` has lost its state.",
+            "CUDA が原因不明のエラー(`unknown error`)で起動しません。スリープからの復帰後に、カーネルモジュール `nvidia_uvm` が異常な状態になった場合によく起こります。",
+        ),
+        Text::new(
+            format!(
+                "End everything on the GPU and run `{sudo}rmmod nvidia_uvm && {sudo}modprobe nvidia_uvm`, or restart the machine."
             ),
-            Text::new(
-                format!("End everything on the GPU and run `{sudo}rmmod nvidia_uvm && {sudo}modprobe nvidia_uvm`, or restart the machine."),
-                format!("GPU を使うプログラムをすべて終了して `{sudo}rmmod nvidia_uvm && {sudo}modprobe nvidia_uvm` を実行するか、マシンを再起動してください。"),
+            format!(
+                "GPU を使うプログラムをすべて終了して `{sudo}rmmod nvidia_uvm && {sudo}modprobe nvidia_uvm` を実行するか、マシンを再起動してください。"
             ),
-        );
-    } else {
-        found.add(
-            "cuda-start-failed",
-            Text::new(
-                format!("CUDA does not start: {words}."),
-                format!("CUDA が起動しません: {words}。"),
+        ),
+    )
+}
+
+fn other(refusal: &Refusal<'_>) -> (Text, Text) {
+    let Refusal { words, sudo, .. } = *refusal;
+    (
+        Text::new(
+            format!("CUDA does not start: {words}."),
+            format!("CUDA が起動しません: {words}。"),
+        ),
+        Text::new(
+            format!(
+                "Look for the driver's own message in `{sudo}dmesg | grep -i nvrm`; a restart of the machine clears most of them."
             ),
-            Text::new(
-                format!("Look for the driver's own message in `{sudo}dmesg | grep -i nvrm`; a restart of the machine clears most of them."),
-                format!("`{sudo}dmesg | grep -i nvrm` でドライバーのメッセージを確認してください。多くはマシンの再起動で解消します。"),
+            format!(
+                "`{sudo}dmesg | grep -i nvrm` でドライバーのメッセージを確認してください。多くはマシンの再起動で解消します。"
             ),
-        );
-    }
+        ),
+    )
 }
 
 /// `CUDA_VISIBLE_DEVICES` leaves no GPU over. CUDA reads the list up to the first entry that is not a device.

@@ -14,26 +14,24 @@ mod vulkan;
 #[cfg(test)]
 mod table;
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::build_info::Backend;
 use super::probe::{Library, MachineFacts, Vendor, Wsl};
+use crate::domain::{DeviceMove, DeviceReport};
 use packages::{Package, Packages};
 
 /// What the engines do at this moment. Filled by whoever supervises them.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct EngineFacts {
     /// The configuration asks for the GPU and no flag took it back.
     pub requested: bool,
     /// What the engine that serves now really runs on; `None` while none runs.
-    pub actual: Option<ActualDevice>,
+    pub actual: Option<DeviceReport>,
     /// Error and device lines of the newest start and of engines that died, oldest first.
     pub log: Vec<String>,
     /// Every step from the GPU to the CPU since the start, oldest first.
-    pub fallbacks: Vec<GpuFallback>,
+    pub fallbacks: Vec<DeviceMove>,
 }
 
 impl EngineFacts {
@@ -63,53 +61,6 @@ fn complaints(line: &str) -> impl Iterator<Item = &str> {
         .and_then(|rest| rest.strip_suffix(')'));
     let separator = if inside.is_some() { "; " } else { "\n" };
     inside.unwrap_or(line).split(separator)
-}
-
-/// A device as ggml names it in the engine process.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ActualDevice {
-    /// A GPU, by ggml's own word. Software Vulkan drivers count as one there.
-    pub gpu: bool,
-    /// ggml's backend: `CPU`, `CUDA`, `ROCm`, `Vulkan`, `OpenCL`, `Metal`.
-    pub backend: String,
-    /// Product name.
-    pub name: String,
-    /// `native` or `whisper.cpp`.
-    pub engine: String,
-    /// Number format of the native engine's products; empty for whisper.cpp.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub precision: String,
-    /// Instruction set of its kernels; empty for whisper.cpp.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub isa: String,
-    /// Bytes of memory on the device, when it says.
-    pub memory_total_bytes: Option<u64>,
-    /// Bytes of it that were free after loading.
-    pub memory_free_bytes: Option<u64>,
-    /// Where the weights lie: bytes by ggml's device name, `CPU` for those that the GPU cannot take.
-    pub weights_bytes: BTreeMap<String, u64>,
-}
-
-impl ActualDevice {
-    /// Bytes of weights in the CPU's memory while a GPU serves.
-    pub fn weights_on_cpu_bytes(&self) -> u64 {
-        if self.gpu {
-            self.weights_bytes.get("CPU").copied().unwrap_or(0)
-        } else {
-            0
-        }
-    }
-}
-
-/// One step from the GPU to the CPU.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct GpuFallback {
-    /// Seconds since 1970.
-    pub at: i64,
-    /// What happened, in the engine's words.
-    pub reason: String,
 }
 
 /// A sentence in both languages.
@@ -301,10 +252,13 @@ fn why_on_the_cpu(found: &mut Findings<'_>) {
 pub fn reason(engine: &EngineFacts, advice: &[Advice]) -> Text {
     match &engine.actual {
         Some(device) if device.gpu => Text::new(
-            format!("The model runs on {} through {}.", device.name, device.backend),
+            format!(
+                "The model runs on {} through {}.",
+                device.description, device.backend
+            ),
             format!(
                 "モデルは {} 上で {} を使って動作しています。",
-                device.name, device.backend
+                device.description, device.backend
             ),
         ),
         actual => {

@@ -28,10 +28,10 @@ fn built(backends: &[Backend]) -> Machine {
     };
     let engine = EngineFacts {
         requested: true,
-        actual: Some(ActualDevice {
+        actual: Some(DeviceReport {
             backend: "CPU".to_owned(),
-            name: "CPU".to_owned(),
-            ..ActualDevice::default()
+            description: "CPU".to_owned(),
+            ..DeviceReport::default()
         }),
         ..EngineFacts::default()
     };
@@ -368,8 +368,8 @@ fn rows() -> Vec<Row> {
             &["vulkan-visible-devices", "opencl-device-refused"], "unset GGML_VK_VISIBLE_DEVICES"),
         ("kernel driver not loaded", vulkan().with(|facts| { facts.device_nodes.clear(); }), &["dri-missing"], "modprobe amdgpu"),
         ("software Vulkan at work",
-            vulkan().engine(|engine| engine.actual = Some(ActualDevice {
-                gpu: true, backend: "Vulkan".to_owned(), name: "llvmpipe (LLVM 15.0.6, 256 bits)".to_owned(), ..ActualDevice::default()
+            vulkan().engine(|engine| engine.actual = Some(DeviceReport {
+                gpu: true, backend: "Vulkan".to_owned(), description: "llvmpipe (LLVM 15.0.6, 256 bits)".to_owned(), ..DeviceReport::default()
             })),
             &["vulkan-software-in-use"], "--cpu"),
         // OpenCL.
@@ -403,25 +403,25 @@ fn rows() -> Vec<Row> {
             &["gpu-out-of-memory"], "slots = 1"),
         ("memory full, Vulkan", vulkan().log("alloc_tensor_range: failed to allocate Vulkan0 buffer of size 77107200"), &["gpu-out-of-memory"], "smaller model"),
         ("engine died for no known reason",
-            cuda().engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "killed by signal 9".to_owned() })), &["gpu-engine-died"], "RUST_LOG=debug"),
-        ("weights of a type that the GPU does not know", cuda().engine(|engine| engine.actual = Some(ActualDevice {
-            gpu: true, backend: "CUDA".to_owned(), name: "NVIDIA RTX 4090".to_owned(),
-            weights_bytes: [("CUDA0".to_owned(), 60_100_000), ("CPU".to_owned(), 17_000_000)].into(), ..ActualDevice::default()
+            cuda().engine(|engine| engine.fallbacks.push(DeviceMove { at: 1, reason: "killed by signal 9".to_owned(), ..DeviceMove::default() })), &["gpu-engine-died"], "RUST_LOG=debug"),
+        ("weights of a type that the GPU does not know", cuda().engine(|engine| engine.actual = Some(DeviceReport {
+            gpu: true, backend: "CUDA".to_owned(), description: "NVIDIA RTX 4090".to_owned(),
+            weights_bytes: [("CUDA0".to_owned(), 60_100_000), ("CPU".to_owned(), 17_000_000)].into(), ..DeviceReport::default()
         })), &["weights-on-cpu"], "models pull base-q8_0"),
         ("memory full with a selector that was right",
             vulkan().variable("GGML_VK_VISIBLE_DEVICES", "0").log("alloc_tensor_range: failed to allocate Vulkan0 buffer of size 77107200"),
             &["gpu-out-of-memory"], "slots = 1"),
         ("engine on lavapipe, chosen by hand, was killed",
             built(&[Backend::Vulkan]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "0")
-                .engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
+                .engine(|engine| engine.fallbacks.push(DeviceMove { at: 1, reason: "the engine process ended (signal 9)".to_owned(), ..DeviceMove::default() })),
             &["gpu-engine-died"], "RUST_LOG=debug"),
         ("engine died beside an OpenCL device of another maker",
             built(&[Backend::Vulkan, Backend::OpenCl]).vulkan_driver("libvulkan_lvp.so").variable("GGML_VK_VISIBLE_DEVICES", "0")
                 .log("Unsupported GPU: pthread-skylake")
-                .engine(|engine| engine.fallbacks.push(GpuFallback { at: 1, reason: "the engine process ended (signal 9)".to_owned() })),
+                .engine(|engine| engine.fallbacks.push(DeviceMove { at: 1, reason: "the engine process ended (signal 9)".to_owned(), ..DeviceMove::default() })),
             &["gpu-engine-died", "opencl-device-refused"], "RUST_LOG=debug"),
-        ("all is well", cuda().engine(|engine| engine.actual = Some(ActualDevice {
-            gpu: true, backend: "CUDA".to_owned(), name: "NVIDIA RTX 4090".to_owned(), ..ActualDevice::default()
+        ("all is well", cuda().engine(|engine| engine.actual = Some(DeviceReport {
+            gpu: true, backend: "CUDA".to_owned(), description: "NVIDIA RTX 4090".to_owned(), ..DeviceReport::default()
         })), &[], ""),
     ]
 }

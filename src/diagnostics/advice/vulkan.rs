@@ -34,7 +34,7 @@ pub(super) fn software_in_use(found: &mut Findings<'_>) {
     let Some(device) = &found.engine.actual else {
         return;
     };
-    let name = device.name.clone();
+    let name = device.description.clone();
     let software = ["llvmpipe", "lavapipe", "swiftshader"]
         .iter()
         .any(|word| name.to_lowercase().contains(word));

@@ -261,6 +261,13 @@ impl Vocabulary {
         tokens
     }
 
+    /// A language's place in the table; `None` where this model has no token for it, as models of 99 languages have none
+    /// for Cantonese. The token behind the last language is another one's.
+    pub(in crate::engine) fn language_index(&self, code: &str) -> Option<usize> {
+        let index = LANGUAGES.iter().position(|(known, _)| *known == code)?;
+        (index < self.languages.len()).then_some(index)
+    }
+
     /// Code of a language by its place in the table; English for models that know nothing else.
     pub(in crate::engine) fn language_code(&self, index: Option<usize>) -> Option<String> {
         if self.languages.is_empty() {
@@ -313,6 +320,22 @@ impl Vocabulary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_language_without_a_token_is_no_language_of_the_model() {
+        let index = |size, code| {
+            Vocabulary::new(size, 448, Vec::new())
+                .unwrap()
+                .language_index(code)
+        };
+        assert_eq!(index(51_865, "en"), Some(0));
+        assert_eq!(index(51_865, "su"), Some(98));
+        // Its place would be that of `<|translate|>`.
+        assert_eq!(index(51_865, "yue"), None);
+        assert_eq!(index(51_866, "yue"), Some(99));
+        assert_eq!(index(51_864, "en"), None);
+        assert_eq!(index(51_866, "xx"), None);
+    }
 
     #[test]
     fn the_special_tokens_of_the_three_vocabularies() {

@@ -18,8 +18,9 @@ use whisper_native::{Isa, Precision, Shape, Team, Weights};
 
 use super::child::{Backend, Slot};
 use super::decode::Vocabulary;
-use super::message::{DeviceReport, EngineSpec, PrecisionSetting};
+use super::message::{EngineSpec, PrecisionSetting};
 use super::preemption::Control;
+use crate::domain::DeviceReport;
 use crate::models::Checkpoint;
 use crate::transcript::WindowTranscript;
 use pool::Pool;
@@ -87,9 +88,14 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     }))
 }
 
-/// The number format for a setting; `auto` by what each size loses (docs/performance.md).
-fn precision(setting: PrecisionSetting, _shape: &Shape) -> Precision {
+/// Width of the largest model that `auto` gives one scale a row: `base`, where that was measured to lose no words
+/// (docs/performance.md). Wider models have single channels that dwarf their row; a scale for each 64 numbers keeps them apart.
+const ROW_SCALES_UP_TO: usize = 512;
+
+/// The number format for a setting.
+fn precision(setting: PrecisionSetting, shape: &Shape) -> Precision {
     match setting {
+        PrecisionSetting::Auto if shape.audio_state <= ROW_SCALES_UP_TO => Precision::Int8Row,
         PrecisionSetting::Int8 => Precision::Int8Row,
         PrecisionSetting::Auto | PrecisionSetting::Int8Block => Precision::Int8Block64,
         PrecisionSetting::Bf16 => Precision::Bf16,
@@ -132,7 +138,7 @@ impl Backend for Native {
             engine: "native".to_owned(),
             precision: precision_name(weights.precision()).to_owned(),
             isa: isa.to_owned(),
-            windows_per_core: windows_per_core(weights.shape()),
+            windows_per_core: windows_per_core(weights),
             ..DeviceReport::default()
         }
     }
@@ -145,9 +151,16 @@ impl Backend for Native {
 }
 
 /// Windows that one core decodes together: as many as their keys and values leave room for.
-pub(super) fn windows_per_core(shape: &Shape) -> usize {
-    // Keys and values of each decoder layer, two bytes a number.
-    let window = shape.text_layers * 2 * shape.n_audio_ctx * shape.text_state * 2;
+fn windows_per_core(weights: &Weights) -> usize {
+    let shape = weights.shape();
+    // Beside integers stands a scale for each head of 64.
+    let bytes_of_64 = match weights.precision() {
+        Precision::Int8Row | Precision::Int8Block64 => 64 + 4,
+        Precision::Bf16 => 2 * 64,
+        Precision::F32 => 4 * 64,
+    };
+    // Keys and values of each decoder layer.
+    let window = shape.text_layers * 2 * shape.n_audio_ctx * (shape.text_state / 64 * bytes_of_64);
     (WINDOW_MEMORY / window.max(1)).clamp(1, MOST_WINDOWS_PER_CORE)
 }
 

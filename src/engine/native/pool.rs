@@ -169,7 +169,7 @@ fn conduct(model: &Arc<Model>, line: &Line) {
     let mut conductor = Conductor::new(model.clone(), Team::new(1));
     // For windows that cannot wait until an encode is over.
     let express = RefCell::new(None);
-    let most = windows_per_core(model.weights.shape());
+    let most = windows_per_core(&model.weights);
     loop {
         if conductor.is_empty() {
             conductor.begin(line.wait());

@@ -1,11 +1,10 @@
 //! The look for GPUs: in a child process of its own, since a driver may end or hang whoever asks it.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use super::{Launcher, level_and_words};
 use crate::engine::message::GpuDevice;
-use crate::process::{Ending, Program};
+use crate::process::{Ending, Program, Stdio};
 
 /// Complaints of a search for devices that are told in its reason: one for each backend that a binary can hold.
 const COMPLAINTS: usize = 4;

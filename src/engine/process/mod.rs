@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::{DeathCause, EngineError};
 use super::handle::{Boxed, Engine, Order, RunningWindow, StartEngine, WindowEvent};
-use super::message::{DecodeOptions, DeviceReport, EngineSpec, FromEngine, ToEngine};
+use super::message::{DecodeOptions, EngineSpec, FromEngine, ToEngine};
+use crate::domain::DeviceReport;
 use crate::process::frame::{encode_frame, frame_lengths};
 use crate::process::{AsyncChild, ChildStderr, ChildStdin, ChildStdout, Ending, Program};
 

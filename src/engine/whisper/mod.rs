@@ -22,8 +22,9 @@ use slot::WhisperSlot;
 
 use super::child::{Backend, Slot};
 use super::decode::{StepError, Vocabulary};
-use super::message::{DeviceReport, EngineSpec};
+use super::message::EngineSpec;
 use super::thread_tuner::ThreadTuner;
+use crate::domain::DeviceReport;
 
 /// Names of the patches that this build of whisper.cpp has (`patches/*.patch`), separated by spaces.
 pub(super) fn patches() -> &'static str {

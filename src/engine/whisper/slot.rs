@@ -15,8 +15,7 @@ use super::super::message::DecodeOptions;
 use super::super::preemption::Control;
 use super::super::thread_tuner::ThreadTuner;
 use super::super::window::{
-    Attempt, BEST_OF, Forward, LIVE_TEMPERATURE, TEMPERATURE_STEP, candidates, language_index, lengths,
-    passes, phrases,
+    Attempt, BEST_OF, Forward, LIVE_TEMPERATURE, TEMPERATURE_STEP, candidates, lengths, passes, phrases,
 };
 use super::alignment::{Alignment, ends_to_onsets};
 use super::steps::Run;
@@ -134,7 +133,10 @@ impl WhisperSlot {
         let short = window.lengths(options.short_context, full)[0];
         let plain = options.temperature == 0.0 && options.beam_size <= 1;
 
-        let mut language = options.language.as_deref().and_then(language_index);
+        let mut language = options
+            .language
+            .as_deref()
+            .and_then(|code| self.vocabulary.language_index(code));
         if !plain || options.word_times {
             if language.is_none() && !self.vocabulary.languages.is_empty() {
                 language = self.detect(window, options, short, threads, control)?;
@@ -171,7 +173,10 @@ impl WhisperSlot {
         if !doubtful(&first, window.seconds) || (short == full && !unusable(&first, window.seconds)) {
             return Ok(first);
         }
-        language = first.language.as_deref().and_then(language_index);
+        language = first
+            .language
+            .as_deref()
+            .and_then(|code| self.vocabulary.language_index(code));
         let mut best = first;
         if short < full {
             let again = self.greedy(window, options, language, full, threads, control)?;
@@ -235,7 +240,7 @@ impl WhisperSlot {
             };
             run.step(&[start], &mut logits).await
         })?;
-        let detected = decode::language(&logits, &v, &candidates(options));
+        let detected = decode::language(&logits, &v, &candidates(options, &v));
         self.heard = detected.map(|(_, probability)| probability);
         Ok(detected.map(|(index, _)| index))
     }

@@ -19,7 +19,7 @@ use crate::admission::Refusal;
 use crate::audio::AudioError;
 use crate::jobs::JobError;
 use crate::render::Family;
-use crate::serving::ServingError;
+use crate::serving::{BROKEN_RETRY, ServingError};
 
 /// Why a request is refused or fails.
 #[derive(Debug)]
@@ -73,6 +73,8 @@ pub enum ApiError {
     Unavailable {
         /// One sentence.
         reason: String,
+        /// When to ask again.
+        retry_after: Duration,
     },
     /// 503: the server stops.
     Stopping,
@@ -175,6 +177,9 @@ pub struct ErrorBody {
 /// (contract of the SDKs' retry logic).
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
+/// What is asked of a client whose server restarts, or whose disk may be emptied any moment.
+const RESTART_RETRY: Duration = Duration::from_secs(5);
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
@@ -182,8 +187,14 @@ impl From<ServingError> for ApiError {
     fn from(error: ServingError) -> Self {
         match error {
             ServingError::UnknownDeployment { name } => Self::UnknownModel { name },
-            ServingError::Fetching { doing, .. } => Self::Unavailable { reason: doing },
-            ServingError::Unavailable { reason } => Self::Unavailable { reason },
+            ServingError::Fetching { doing, retry_after } => Self::Unavailable {
+                reason: doing,
+                retry_after,
+            },
+            ServingError::Unavailable { reason } => Self::Unavailable {
+                reason,
+                retry_after: BROKEN_RETRY,
+            },
         }
     }
 }
@@ -233,6 +244,7 @@ impl ApiError {
             },
             JobError::Deadline { seconds } => Self::Unavailable {
                 reason: format!("the model was not ready for {seconds} s"),
+                retry_after: BROKEN_RETRY,
             },
             // Engines were changed and windows retried before this: the same recording would fail again.
             JobError::Failed { detail } => Self::Internal {
@@ -305,7 +317,7 @@ impl ApiError {
                 );
                 (429, "requests", Some(code), message)
             }
-            Self::Unavailable { reason } => {
+            Self::Unavailable { reason, .. } => {
                 let code = if azure { "ServiceUnavailable" } else { "model_unavailable" };
                 (503, "service_unavailable_error", Some(code), format!("No transcription is possible now: {reason}"))
             }
@@ -396,13 +408,14 @@ impl ApiError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Busy { retry_after, .. } => Retry::After(*retry_after),
-            Self::Unavailable { .. }
-            | Self::Stopping
+            Self::Busy { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
+                Retry::After(*retry_after)
+            }
+            Self::Stopping
             | Self::Audio {
                 error: AudioError::StorageFull,
                 ..
-            } => Retry::After(Duration::from_secs(5)),
+            } => Retry::After(RESTART_RETRY),
             Self::Internal { permanent: false, .. }
             | Self::SlowBody { .. }
             | Self::Audio {
@@ -439,7 +452,7 @@ impl ApiError {
                 error: error @ AudioError::StorageFull,
                 ..
             } => Some(format!("spool: {error}")),
-            Self::Unavailable { reason } => Some(reason.clone()),
+            Self::Unavailable { reason, .. } => Some(reason.clone()),
             _ => None,
         }
     }

@@ -1,7 +1,10 @@
 //! `/openapi.json`: an OpenAPI 3.1 description made from the types and path lists that the routes use.
 
+mod forms;
+
 use axum::routing::get;
 use axum::{Json, Router};
+use utoipa::OpenApi as _;
 use utoipa::openapi::path::{
     HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
 };
@@ -13,204 +16,17 @@ use utoipa::openapi::security::{
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
 };
-use utoipa::{OpenApi as _, ToSchema};
+
+use forms::{FastTranscriptionForm, TranscriptionForm};
 
 use super::error::ErrorBody;
 use super::fast_transcription::{self, SpeechError};
-use super::{AppState, models, realtime, transcriptions};
+use super::{AppState, health, models, realtime, stats, transcriptions};
 use crate::render::{FastTranscriptionResult, StreamEvent, Transcription, VerboseTranscription};
 use crate::transcript::Task;
 
 pub(super) fn routes() -> Router<AppState> {
     Router::new().route("/openapi.json", get(|| async { Json(document()) }))
-}
-
-/// The form of a request. Arrays may be written `name[]`, `name`, `name[0]`, or as one JSON array.
-#[derive(ToSchema)]
-#[allow(
-    dead_code,
-    reason = "describes the form; `form` and `fields` read it part by part"
-)]
-struct TranscriptionForm {
-    /// The recording.
-    #[schema(value_type = String, format = Binary)]
-    file: (),
-    /// Deployment or model. Where the path names a deployment, it decides instead.
-    #[schema(required = false, min_length = 1, example = "whisper-1")]
-    model: String,
-    /// ISO 639-1 code; absent: detected. Ignored by translations.
-    #[schema(required = false, example = "en")]
-    language: String,
-    /// When detecting, only these may win.
-    #[schema(required = false, rename = "languages[]")]
-    languages: Vec<String>,
-    /// Text the model is told came before.
-    #[schema(required = false)]
-    prompt: String,
-    /// Names and terms, added to the prompt.
-    #[schema(required = false, rename = "keywords[]")]
-    keywords: Vec<String>,
-    /// Form of the answer.
-    #[schema(required = false, value_type = FormatName)]
-    response_format: (),
-    /// 0 to 1.
-    #[schema(required = false, minimum = 0, maximum = 1)]
-    temperature: f32,
-    /// With `verbose_json`: `segment` (default), `word`, or both.
-    #[schema(required = false, rename = "timestamp_granularities[]", value_type = Vec<GranularityName>)]
-    timestamp_granularities: (),
-    /// `logprobs`, with `json`.
-    #[schema(required = false, rename = "include[]", value_type = Vec<IncludeName>)]
-    include: (),
-    /// Server-sent events while the work goes on.
-    #[schema(required = false)]
-    stream: bool,
-    /// `auto`, or an object of type `server_vad` as JSON text or as `chunking_strategy[…]` parts.
-    #[schema(required = false, example = "auto")]
-    chunking_strategy: String,
-    /// Not supported: an error says so.
-    #[schema(required = false, rename = "known_speaker_names[]", max_items = 4)]
-    known_speaker_names: Vec<String>,
-    /// Not supported: an error says so.
-    #[schema(required = false, rename = "known_speaker_references[]", max_items = 4)]
-    known_speaker_references: Vec<String>,
-    /// Name for a file part that has none.
-    #[schema(required = false)]
-    filename: String,
-    /// Extension: beam width; absent takes the configuration's.
-    #[schema(required = false, minimum = 1, maximum = 8)]
-    beam_size: u32,
-    /// Extension: find speech first; absent takes the configuration's choice.
-    #[schema(required = false)]
-    vad: bool,
-    /// Extension: `batch` waits behind interactive requests.
-    #[schema(required = false, value_type = PriorityName)]
-    priority: (),
-    /// Extension: transcribe every channel by itself.
-    #[schema(required = false)]
-    separate_channels: bool,
-    /// Extension: `per_window` lets the language change; what two `languages[]` or more mean.
-    #[schema(required = false, value_type = LanguageModeName)]
-    language_mode: (),
-    /// Extension: how strongly keywords are preferred; absent takes the configuration's weight.
-    #[schema(required = false, minimum = 0, maximum = 2)]
-    keyword_weight: f32,
-    /// Extension, with `srt` and `vtt`: columns of a line; a Chinese, Japanese or Korean character takes two.
-    #[schema(required = false, minimum = 8, maximum = 1000)]
-    max_line_width: u32,
-    /// Extension, with `srt` and `vtt`: lines of a cue.
-    #[schema(required = false, minimum = 1, maximum = 20)]
-    max_line_count: u32,
-    /// Extension, with `srt` and `vtt`: words of a line.
-    #[schema(required = false, minimum = 1, maximum = 100)]
-    max_words_per_line: u32,
-    /// Extension, with `srt` and `vtt`: characters a second.
-    #[schema(required = false, minimum = 1, maximum = 1000)]
-    max_cps: f32,
-    /// Extension, with `srt` and `vtt`: a broadcaster's limits for lines, reading speed and times.
-    #[schema(required = false, value_type = SubtitleStyleName)]
-    subtitle_style: (),
-    /// Extension: `clean` leaves sounds of hesitation out.
-    #[schema(required = false, value_type = TranscribeStyleName)]
-    transcribe_style: (),
-    /// Extension: a JSON object, phrase to what is written in its place.
-    #[schema(required = false, example = "{\"say\":\"write\"}")]
-    replacements: String,
-    /// Extension: what to do with `profanity_words[]` and the configuration's list.
-    #[schema(required = false, value_type = ProfanityName)]
-    profanity: (),
-    /// Extension: your own list; there is no other.
-    #[schema(required = false, rename = "profanity_words[]")]
-    profanity_words: Vec<String>,
-}
-
-/// The form of Azure's fast transcription.
-#[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the form")]
-struct FastTranscriptionForm {
-    /// The recording.
-    #[schema(value_type = String, format = Binary)]
-    audio: (),
-    /// A JSON object: `locales`, `channels`, `profanityFilterMode`, `phraseList`, `enhancedMode`.
-    #[schema(required = false, example = "{\"locales\":[\"en-US\"]}")]
-    definition: String,
-}
-
-/// Values of `language_mode`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum LanguageModeName {
-    PerFile,
-    PerWindow,
-}
-
-/// Values of `subtitle_style`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum SubtitleStyleName {
-    Netflix,
-    Bbc,
-    None,
-}
-
-/// Values of `transcribe_style`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum TranscribeStyleName {
-    Verbatim,
-    Clean,
-}
-
-/// Values of `profanity`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum ProfanityName {
-    None,
-    Masked,
-    Removed,
-    Tags,
-}
-
-/// Values of `response_format`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum FormatName {
-    Json,
-    Text,
-    Srt,
-    VerboseJson,
-    Vtt,
-}
-
-/// Values of `timestamp_granularities[]`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum GranularityName {
-    Word,
-    Segment,
-}
-
-/// Values of `include[]`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum IncludeName {
-    Logprobs,
-}
-
-/// Values of `priority`.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes the form")]
-enum PriorityName {
-    Interactive,
-    Batch,
 }
 
 /// Schemas only; paths are added from the route tables.
@@ -233,6 +49,10 @@ enum PriorityName {
         models::Model,
         models::DeploymentList,
         models::Deployment,
+        health::Health,
+        health::Liveness,
+        health::Readiness,
+        stats::Stats,
         realtime::ClientSecretRequest,
         realtime::ExpiresAfter,
         realtime::ClientSecret
@@ -310,8 +130,9 @@ pub fn document() -> OpenApi {
         HttpMethod::Get,
         reading(one, "Describe one deployment", "Deployment", &["deployment"]),
     );
-    for (path, summary) in DIAGNOSTICS {
-        add(path, HttpMethod::Get, diagnostic(path, summary));
+    for (path, summary, schema, unavailable) in DIAGNOSTICS {
+        let operation = diagnostic(path, summary, schema, unavailable);
+        add(path, HttpMethod::Get, operation);
     }
     let alias = "/openai/deployments/{deployment}/models";
     add(
@@ -414,32 +235,59 @@ fn reading(path: &str, summary: &str, schema: &str, path_parameters: &[&str]) ->
         .build()
 }
 
-/// What the server says of itself; bodies grow with it, so only their kind is promised.
-const DIAGNOSTICS: [(&str, &str); 5] = [
-    ("/health", "Whether requests can be served now"),
-    ("/gpu-status", "Which device runs the model, and why"),
-    ("/stats", "Counters and times since the start"),
-    ("/models", "Every model of the catalogue and on disk"),
-    ("/languages", "Languages the models know"),
+/// What the server says of itself: path, summary, schema, and whether it may be 503. A body without a schema grows with
+/// the server; only its kind is promised.
+const DIAGNOSTICS: [(&str, &str, Option<&str>, bool); 7] = [
+    (
+        "/health",
+        "Whether requests can be served now",
+        Some("Health"),
+        true,
+    ),
+    (
+        "/health/live",
+        "Whether the program answers",
+        Some("Liveness"),
+        false,
+    ),
+    (
+        "/health/ready",
+        "Whether to send requests here",
+        Some("Readiness"),
+        true,
+    ),
+    ("/gpu-status", "Which device runs the model, and why", None, false),
+    (
+        "/stats",
+        "Counters and times since the start",
+        Some("Stats"),
+        false,
+    ),
+    ("/models", "Every model of the catalogue and on disk", None, false),
+    ("/languages", "Languages the models know", None, false),
 ];
 
-fn diagnostic(path: &str, summary: &str) -> Operation {
+fn diagnostic(path: &str, summary: &str, schema: Option<&str>, unavailable: bool) -> Operation {
+    let schema = schema.map_or_else(
+        || {
+            let object = ObjectBuilder::new().schema_type(SchemaType::new(Type::Object));
+            RefOr::T(object.build().into())
+        },
+        schema_ref,
+    );
     let body = |description: &str| {
-        let object = ObjectBuilder::new()
-            .schema_type(SchemaType::new(Type::Object))
-            .build();
         ResponseBuilder::new()
             .description(description)
             .content(
                 "application/json",
-                ContentBuilder::new().schema(Some(object)).build(),
+                ContentBuilder::new().schema(Some(schema.clone())).build(),
             )
             .build()
     };
     let mut operation = operation(path, "get", summary, &[])
         .tag("diagnostics")
         .response("200", body("A report"));
-    if path == "/health" {
+    if unavailable {
         operation = operation.response("503", body("Not now; the report says why"));
     }
     operation.build()
