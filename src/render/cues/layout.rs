@@ -203,8 +203,9 @@ impl Lines {
 
 fn lines_needed(units: &[Unit], limits: &Limits) -> usize {
     let total: usize = units.iter().map(|unit| unit.width + 1).sum();
-    // Words never fill lines wholly; twice as many is always enough, since two neighbours exceed one line.
-    2 * total.div_ceil(limits.width.max(1)) + 2
+    let words: usize = units.iter().map(|unit| unit.words).sum();
+    // Words never fill lines wholly; twice as many is always enough, since two neighbours exceed one line's width or words.
+    2 * (total.div_ceil(limits.width.max(1)) + words.div_ceil(limits.words.max(1))) + 2
 }
 
 /// Calls `found` with the end and the cost of each line that begins with unit `from` and keeps the limits. The first

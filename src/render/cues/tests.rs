@@ -174,6 +174,17 @@ fn a_translation_has_the_limits_of_english() {
 }
 
 #[test]
+fn a_long_segment_keeps_its_words_a_line() {
+    let rules = SubtitleRules {
+        max_words_per_line: Some(1),
+        ..SubtitleRules::default()
+    };
+    let text: Vec<String> = (0..60).map(|n| format!("word{n}")).collect();
+    let cues = built(rules, &[spoken(0, 0.0, "en", &text.join(" "), 0.05)]);
+    assert_eq!((cues.len(), cues[0].lines.len()), (1, 60));
+}
+
+#[test]
 fn no_line_begins_or_ends_with_a_space() {
     // No line may begin with the long vowel mark, so the text is one piece, wider than a line.
     let rules = SubtitleRules {
