@@ -102,6 +102,14 @@ class Bench:
         context.close()
 
 
+def until(page, expression):
+    """Waits until it holds. Playwright's own way polls with `eval`, which the page's policy refuses."""
+    end = time.monotonic() + 60
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        time.sleep(0.05)
+
+
 def send(page, *files):
     page.locator("#files").set_input_files([str(file) for file in files])
 
@@ -175,9 +183,9 @@ def check_words_play_and_edits_keep_times(bench):
             const { x, y, width, height } = range.getBoundingClientRect(); return [x + width / 2, y + height / 2]; }""")
         page.keyboard.press("Escape")
         page.mouse.click(*box)
-        page.wait_for_function(f"document.querySelector('audio').currentTime >= {word['start']} - 0.01")
-        page.wait_for_function("!document.querySelector('audio').paused")
-        page.wait_for_function("[...CSS.highlights.get('heard')].some((range) => /country|can|do/.test(range.toString()))")
+        until(page, f"document.querySelector('audio').currentTime >= {word['start']} - 0.01")
+        until(page, "!document.querySelector('audio').paused")
+        until(page, "[...CSS.highlights.get('heard')].some((range) => /country|can|do/.test(range.toString()))")
         page.get_by_role("button", name="Pause").click()
 
         srt_before = downloaded(page, "srt")
@@ -369,14 +377,14 @@ def check_keyboard_only(bench):
         page.keyboard.press("Enter")
         expect(page.locator(".segment").first).to_be_visible()
         page.keyboard.press("Space")
-        page.wait_for_function("!document.querySelector('audio').paused")
+        until(page, "!document.querySelector('audio').paused")
         page.keyboard.press("Space")
-        page.wait_for_function("document.querySelector('audio').paused")
+        until(page, "document.querySelector('audio').paused")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('audio').currentTime >= 5")
+        until(page, "document.querySelector('audio').currentTime >= 5")
         at = page.evaluate("document.querySelector('audio').currentTime")
         page.keyboard.press("Shift+ArrowLeft")
-        page.wait_for_function(f"document.querySelector('audio').currentTime < {at}")
+        until(page, f"document.querySelector('audio').currentTime < {at}")
         page.keyboard.press("e")
         page.keyboard.press("Home")
         page.keyboard.type("Well, ")
@@ -431,7 +439,7 @@ def check_language_and_zoom(bench):
             page.wait_for_timeout(400)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
         page.locator(".segment p").first.tap()
-        page.wait_for_function("!document.querySelector('audio').paused")
+        until(page, "!document.querySelector('audio').paused")
 
 
 # Edits by chance: words stay where their text is, in order, inside their segment, and what was not touched keeps its time.
@@ -553,7 +561,7 @@ def check_first_paint(bench):
     times = []
     for _ in range(5):
         with bench.page() as page:
-            page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+            until(page, "performance.getEntriesByName('first-contentful-paint').length")
             times.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
     print(f"     first paint: {', '.join(f'{each:.0f}' for each in times)} ms")
     if bench.options.long:

@@ -89,7 +89,9 @@ def take(bench, folder):
             page.wait_for_timeout(700)
             shoot("library")
             page.evaluate("location.hash = '#/read/picture'")
-            page.wait_for_function("document.querySelector('audio')?.readyState > 0")
+            page.locator(".segment").first.wait_for()
+            while not page.evaluate("document.querySelector('audio')?.readyState > 0"):
+                page.wait_for_timeout(100)
             page.evaluate(f"document.querySelector('audio').currentTime = {moment + 0.05}")
             page.locator(".segment.now").wait_for()
             page.wait_for_timeout(1500)
