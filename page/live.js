@@ -120,7 +120,7 @@ export function Live() {
 		${detail && html`<p class="warn" role="alert">${detail}</p>`}
 		<div class="captions" ref=${screen} tabindex="0" role="log" aria-label=${t('captions')} lang="" style=${{ fontSize: `${SIZES[size]}rem` }}>
 			${!text.length && html`<p class="pale">${running ? t('liveListening') : t('liveHint')}</p>`}
-			${text.map((item) => html`<p key=${item.id}><span class="said">${item.text.trim()}</span>${item.pending && html`<span class="pale" aria-hidden="true"> ${item.pending.trim()}</span>`}</p>`)}
+			${text.map((item) => html`<p key=${item.id}><span class="said">${item.text.trim()}</span>${item.pending && html`<span class="pale" aria-hidden="true">${item.pending}</span>`}</p>`)}
 		</div>
 		${kept && html`<p class="actions end" role="status"><span class="soft">${t('liveKept')}</span>
 			<a class="button primary" href=${`#/read/${kept.entry.id}`}>${t('read')}</a><button onClick=${exact}>${t('liveExact')}</button></p>`}`;

@@ -62,6 +62,8 @@ def captions(lines):
                 last = index == len(lines) - 1
                 socket.send(json.dumps({"type": "input_audio_buffer.speech_started", "item_id": item, "audio_start_ms": index * 4000}))
                 cut = len(line) * 3 // 5 if last else len(line)
+                # Words are settled as wholes.
+                cut = line.rfind(" ", 0, cut) if last and " " in line else cut
                 socket.send(json.dumps({"type": prefix + "delta", "item_id": item, "delta": line[:cut]}))
                 end = {"type": prefix + "intermediate", "intermediate": line[cut:]} if last else {"type": prefix + "completed", "transcript": line}
                 socket.send(json.dumps({**end, "item_id": item}))
