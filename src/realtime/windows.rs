@@ -34,7 +34,10 @@ const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// transcript, and about twice for partial results that come every four seconds, the longest step before a session
 /// does without them. The last quarter is room: sessions speak when they like.
 const LOOKS_AT_ALL_THAT_IS_SAID: f64 = 4.0;
-/// Sessions a core carries before the model's speed is known.
+/// Sessions a core takes in any case, since a machine that is busy otherwise is measured slower than it is: what it
+/// cannot carry gets whole turns.
+const LEAST_A_CORE: usize = 1;
+/// Sessions a core takes before the model's speed is known.
 const SESSIONS_A_CORE: usize = 2;
 /// Sessions where a GPU does the work.
 const SESSIONS_ON_A_GPU: usize = 32;
@@ -168,7 +171,7 @@ fn carried(cores: usize, rate: Option<f64>) -> usize {
         .map(|rate| cores as f64 / (rate * LOOKS_AT_ALL_THAT_IS_SAID));
     sessions
         .map_or(cores * SESSIONS_A_CORE, |sessions| sessions as usize)
-        .max(1)
+        .max(cores * LEAST_A_CORE)
 }
 
 #[cfg(test)]
@@ -176,12 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_faster_machine_or_model_carries_more_sessions_and_any_carries_one() {
+    fn a_faster_machine_or_model_carries_more_sessions_and_any_one_a_core() {
         assert_eq!(carried(2, None), 4);
         assert_eq!(carried(2, Some(0.1)), 5);
         assert_eq!(carried(16, Some(0.1)), 40);
         assert_eq!(carried(2, Some(0.02)), 25);
-        assert_eq!(carried(2, Some(2.0)), 1);
+        assert_eq!(carried(2, Some(2.0)), 2);
         assert_eq!(carried(1, Some(0.0)), 2);
     }
 }

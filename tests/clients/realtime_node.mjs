@@ -8,7 +8,7 @@ import { pathToFileURL } from "node:url";
 const FRAME_SECONDS = 0.1;
 const SPEED = 4;
 const TAIL_SECONDS = 2;
-const QUIET_SECONDS = 30;
+const QUIET_SECONDS = 90;
 
 const [endpoint, path] = process.argv.slice(2);
 // The package is installed beside the working folder, not beside this file.

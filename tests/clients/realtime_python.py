@@ -19,7 +19,9 @@ SPEED = 4.0
 # Silence behind the recording, so that detection ends the last turn.
 TAIL_SECONDS = 2.0
 # Seconds without an event after which nothing more is expected.
-QUIET_SECONDS = 30
+QUIET_SECONDS = 90
+# The same for clients that tell nobody that nothing more will come.
+TAIL_QUIET_SECONDS = 25
 
 
 def recording(path, rate):
@@ -133,7 +135,7 @@ async def with_livekit(endpoint, path):
         with contextlib.suppress(asyncio.TimeoutError):
             # It tells nobody that nothing more will come.
             while True:
-                event = await asyncio.wait_for(stream.__anext__(), QUIET_SECONDS if not feeding.done() else 8)
+                event = await asyncio.wait_for(stream.__anext__(), QUIET_SECONDS if not feeding.done() else TAIL_QUIET_SECONDS)
                 if event.type == stt_types.SpeechEventType.FINAL_TRANSCRIPT:
                     finals.append(event.alternatives[0].text)
                 elif event.type == stt_types.SpeechEventType.INTERIM_TRANSCRIPT:
@@ -180,7 +182,7 @@ async def with_pipecat(endpoint, path):
             await task.queue_frame(InputAudioRawFrame(audio=piece, sample_rate=24000, num_channels=1))
             await asyncio.sleep(FRAME_SECONDS / SPEED)
         fed = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() - max(fed, last[0]) < 8:
+        while asyncio.get_running_loop().time() - max(fed, last[0]) < TAIL_QUIET_SECONDS:
             await asyncio.sleep(0.2)
         await task.queue_frame(EndFrame())
 

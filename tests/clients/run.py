@@ -218,6 +218,9 @@ def server(options, kind, folder, tls=False, more=()):
         "[whisper]",
         f"model_path = {model}",
         "auto_download = false",
+        # A busy machine must not be measured as one that carries no second session.
+        "[realtime]",
+        "max_sessions = 8",
         "[wording]",
         'profanity_words = ["americans"]',
         "[deployments]",
