@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernels::{Epilogue, Kernels, Product, Quantise, Rows};
-use crate::pack::{MatrixAt, NormAt};
+use crate::plan::{MatrixAt, NormAt};
 use crate::{Precision, Shape};
 
 /// Scale of a query: 1/8 for heads of 64 channels (Whisper divides query and key by the fourth root of 64 each), and log2(e)

@@ -12,7 +12,7 @@ use crate::buffer::{Buffer, Carver, Shared};
 use crate::context::{Context, QUERY_SCALE};
 use crate::kernels::{Attend, Epilogue, Head, PANEL, PackHeads, Rows, attend_scratch, word};
 use crate::model::Pool;
-use crate::pack::Plan;
+use crate::plan::Plan;
 use crate::shape::HEAD;
 use crate::{Precision, Team};
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffer::{ALIGN, Buffer};
 use crate::context::Context;
-use crate::decoder::{self, Capture, Logits, Row, StepError};
+use crate::decoder::{self, Capture};
 use crate::encoder::{self, EncodeError, Encoded};
 use crate::kernels::Kernels;
-use crate::pack::Plan;
+use crate::plan::Plan;
+use crate::rows::{Logits, Row, StepError};
 use crate::{Isa, LoadError, Precision, Sequence, Shape, Team, Tensors};
 
 /// Bytes that hold packed weights: a mapped file, or memory. Must start at a multiple of 64.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::buffer::Buffer;
 use crate::kernels::{Epilogue, Kernels, Product, Quantise, Rows};
-use crate::pack::MatrixAt;
+use crate::plan::MatrixAt;
 use crate::{Isa, Precision};
 
 /// GMAC/s of one thread for a product that lies in the first-level cache whole, with the tile's loads and without any other

@@ -42,7 +42,7 @@ pub(crate) struct Scratch {
     /// Shared by all threads of a call.
     pub(crate) common: Buffer,
     /// Tables of pointers of a decoder step.
-    pub(crate) step: crate::decoder::Tables,
+    pub(crate) step: crate::rows::Tables,
 }
 
 /// Two cache lines of its own: processors fetch lines in pairs.

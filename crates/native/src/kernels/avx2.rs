@@ -29,7 +29,7 @@ use super::generic;
 use super::narrow;
 use super::set::kernel_set;
 use super::simd::Simd;
-use super::tile::{BlockTile, Tile, by_rows};
+use super::tile::{BlockTile, Tile, by_rows, row_lines};
 use super::{Attend, AttendTokens, Kernels, PackHeads, Product, Quantise, StoreToken};
 
 /// Eight lanes of AVX2.
@@ -164,22 +164,10 @@ macro_rules! all_rows {
 /// One row: a broadcast of 32 bits and two products.
 macro_rules! row_32 {
     ($product:literal, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpbroadcastd ymm2, dword ptr ",
-            $address,
-            "\n",
-            $product,
-            " ymm",
-            $low,
-            ", ymm0, ymm2\n",
-            $product,
-            " ymm",
-            $high,
-            ", ymm1, ymm2\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpbroadcastd ymm2, dword ptr " $address;
+            $product " ymm" $low ", ymm0, ymm2";
+            $product " ymm" $high ", ymm1, ymm2";
         )
     };
 }
@@ -187,90 +175,40 @@ macro_rules! row_32 {
 /// One row: a broadcast of four 16-bit integers, multiplied and added in pairs.
 macro_rules! row_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpbroadcastq ymm2, qword ptr ",
-            $address,
-            "\n",
-            "vpmaddwd ymm3, ymm0, ymm2\n",
-            "vpaddd ymm",
-            $low,
-            ", ymm",
-            $low,
-            ", ymm3\n",
-            "vpmaddwd ymm3, ymm1, ymm2\n",
-            "vpaddd ymm",
-            $high,
-            ", ymm",
-            $high,
-            ", ymm3\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpbroadcastq ymm2, qword ptr " $address;
+            "vpmaddwd ymm3, ymm0, ymm2";
+            "vpaddd ymm" $low ", ymm" $low ", ymm3";
+            "vpmaddwd ymm3, ymm1, ymm2";
+            "vpaddd ymm" $high ", ymm" $high ", ymm3";
         )
     };
 }
 
 macro_rules! start_int8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpbroadcastd ymm",
-            $low,
-            ", dword ptr ",
-            $address,
-            "\n",
-            "vmovdqa ymm",
-            $high,
-            ", ymm",
-            $low,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpbroadcastd ymm" $low ", dword ptr " $address;
+            "vmovdqa ymm" $high ", ymm" $low;
         )
     };
 }
 
 macro_rules! start_zero {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpxor ymm",
-            $low,
-            ", ymm",
-            $low,
-            ", ymm",
-            $low,
-            "\n",
-            "vpxor ymm",
-            $high,
-            ", ymm",
-            $high,
-            ", ymm",
-            $high,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpxor ymm" $low ", ymm" $low ", ymm" $low;
+            "vpxor ymm" $high ", ymm" $high ", ymm" $high;
         )
     };
 }
 
 macro_rules! store_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vmovdqu ymmword ptr [{out}], ymm",
-            $low,
-            "\n",
-            "vmovdqu ymmword ptr [{out} + 32], ymm",
-            $high,
-            "\n",
-            "add {out}, {out_stride}\n",
-            ".endif\n"
+        row_lines!($row:
+            "vmovdqu ymmword ptr [{out}], ymm" $low;
+            "vmovdqu ymmword ptr [{out} + 32], ymm" $high;
+            "add {out}, {out_stride}";
         )
     };
 }
@@ -278,19 +216,11 @@ macro_rules! store_16 {
 /// Two partial sums a channel become one: eight channels of a row.
 macro_rules! store_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vphaddd ymm2, ymm",
-            $low,
-            ", ymm",
-            $high,
-            "\n",
-            "vpermq ymm2, ymm2, 0xd8\n",
-            "vmovdqu ymmword ptr [{out}], ymm2\n",
-            "add {out}, {out_stride}\n",
-            ".endif\n"
+        row_lines!($row:
+            "vphaddd ymm2, ymm" $low ", ymm" $high;
+            "vpermq ymm2, ymm2, 0xd8";
+            "vmovdqu ymmword ptr [{out}], ymm2";
+            "add {out}, {out_stride}";
         )
     };
 }
@@ -394,54 +324,16 @@ tile_256!(
 /// The end of a block of 64, 16 channels: ymm0 and ymm1 hold their scales.
 macro_rules! scale_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vbroadcastss ymm2, dword ptr ",
-            $address,
-            "\n",
-            "vcvtdq2ps ymm",
-            $low,
-            ", ymm",
-            $low,
-            "\n",
-            "vcvtdq2ps ymm",
-            $high,
-            ", ymm",
-            $high,
-            "\n",
-            "vmulps ymm",
-            $low,
-            ", ymm",
-            $low,
-            ", ymm2\n",
-            "vmulps ymm",
-            $high,
-            ", ymm",
-            $high,
-            ", ymm2\n",
-            "vfmadd213ps ymm",
-            $low,
-            ", ymm0, ymmword ptr [{out} + 128*",
-            $row,
-            "]\n",
-            "vfmadd213ps ymm",
-            $high,
-            ", ymm1, ymmword ptr [{out} + 128*",
-            $row,
-            " + 32]\n",
-            "vmovups ymmword ptr [{out} + 128*",
-            $row,
-            "], ymm",
-            $low,
-            "\n",
-            "vmovups ymmword ptr [{out} + 128*",
-            $row,
-            " + 32], ymm",
-            $high,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss ymm2, dword ptr " $address;
+            "vcvtdq2ps ymm" $low ", ymm" $low;
+            "vcvtdq2ps ymm" $high ", ymm" $high;
+            "vmulps ymm" $low ", ymm" $low ", ymm2";
+            "vmulps ymm" $high ", ymm" $high ", ymm2";
+            "vfmadd213ps ymm" $low ", ymm0, ymmword ptr [{out} + 128*" $row "]";
+            "vfmadd213ps ymm" $high ", ymm1, ymmword ptr [{out} + 128*" $row " + 32]";
+            "vmovups ymmword ptr [{out} + 128*" $row "], ymm" $low;
+            "vmovups ymmword ptr [{out} + 128*" $row " + 32], ymm" $high;
         )
     };
 }
@@ -449,57 +341,31 @@ macro_rules! scale_16 {
 /// The end of a block of 64, eight channels: ymm0 holds their scales.
 macro_rules! scale_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vbroadcastss ymm2, dword ptr ",
-            $address,
-            "\n",
-            "vphaddd ymm3, ymm",
-            $low,
-            ", ymm",
-            $high,
-            "\n",
-            "vpermq ymm3, ymm3, 0xd8\n",
-            "vcvtdq2ps ymm3, ymm3\n",
-            "vmulps ymm3, ymm3, ymm2\n",
-            "vfmadd213ps ymm3, ymm0, ymmword ptr [{out} + 128*",
-            $row,
-            "]\n",
-            "vmovups ymmword ptr [{out} + 128*",
-            $row,
-            "], ymm3\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss ymm2, dword ptr " $address;
+            "vphaddd ymm3, ymm" $low ", ymm" $high;
+            "vpermq ymm3, ymm3, 0xd8";
+            "vcvtdq2ps ymm3, ymm3";
+            "vmulps ymm3, ymm3, ymm2";
+            "vfmadd213ps ymm3, ymm0, ymmword ptr [{out} + 128*" $row "]";
+            "vmovups ymmword ptr [{out} + 128*" $row "], ymm3";
         )
     };
 }
 
 macro_rules! clear_16 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vmovdqu ymmword ptr [{out} + 128*",
-            $row,
-            "], ymm2\n",
-            "vmovdqu ymmword ptr [{out} + 128*",
-            $row,
-            " + 32], ymm2\n",
-            ".endif\n"
+        row_lines!($row:
+            "vmovdqu ymmword ptr [{out} + 128*" $row "], ymm2";
+            "vmovdqu ymmword ptr [{out} + 128*" $row " + 32], ymm2";
         )
     };
 }
 
 macro_rules! clear_8 {
     ($_unused:tt, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\nvmovdqu ymmword ptr [{out} + 128*",
-            $row,
-            "], ymm2\n.endif\n"
+        row_lines!($row:
+            "vmovdqu ymmword ptr [{out} + 128*" $row "], ymm2";
         )
     };
 }
@@ -598,12 +464,10 @@ macro_rules! row_mixed {
         row_mixed!(@@ "2", "3", $row, $address, $low, $high)
     };
     (@@ $w0:literal, $w1:literal, $row:literal, $address:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ", $row, "\n",
-            "vbroadcastss ymm4, dword ptr ", $address, "\n",
-            "vfmadd231ps ymm", $low, ", ymm", $w0, ", ymm4\n",
-            "vfmadd231ps ymm", $high, ", ymm", $w1, ", ymm4\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss ymm4, dword ptr " $address;
+            "vfmadd231ps ymm" $low ", ymm" $w0 ", ymm4";
+            "vfmadd231ps ymm" $high ", ymm" $w1 ", ymm4";
         )
     };
 }

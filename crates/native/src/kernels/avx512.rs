@@ -27,7 +27,7 @@ use super::generic;
 use super::narrow;
 use super::set::kernel_set;
 use super::simd::Simd;
-use super::tile::{BlockTile, Tile, by_rows};
+use super::tile::{BlockTile, Tile, by_rows, row_lines};
 use super::{Attend, AttendTokens, Kernels, PackHeads, Product, Quantise, StoreToken};
 
 /// 16 lanes of AVX-512; bfloat16 by integer arithmetic.
@@ -186,28 +186,10 @@ impl Simd for WideBf16 {
 /// One row of an inner loop: a broadcast and two products. `{rows}` drops the rows that a smaller tile lacks.
 macro_rules! row {
     ($product:literal, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpbroadcastd zmm",
-            $broadcast,
-            ", dword ptr ",
-            $address,
-            "\n",
-            $product,
-            " zmm",
-            $low,
-            ", zmm0, zmm",
-            $broadcast,
-            "\n",
-            $product,
-            " zmm",
-            $high,
-            ", zmm1, zmm",
-            $broadcast,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpbroadcastd zmm" $broadcast ", dword ptr " $address;
+            $product " zmm" $low ", zmm0, zmm" $broadcast;
+            $product " zmm" $high ", zmm1, zmm" $broadcast;
         )
     };
 }
@@ -234,64 +216,28 @@ macro_rules! all_rows {
 
 macro_rules! start_int8 {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpbroadcastd zmm",
-            $low,
-            ", dword ptr ",
-            $address,
-            "\n",
-            "vmovdqa64 zmm",
-            $high,
-            ", zmm",
-            $low,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpbroadcastd zmm" $low ", dword ptr " $address;
+            "vmovdqa64 zmm" $high ", zmm" $low;
         )
     };
 }
 
 macro_rules! start_zero {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vpxord zmm",
-            $low,
-            ", zmm",
-            $low,
-            ", zmm",
-            $low,
-            "\n",
-            "vpxord zmm",
-            $high,
-            ", zmm",
-            $high,
-            ", zmm",
-            $high,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vpxord zmm" $low ", zmm" $low ", zmm" $low;
+            "vpxord zmm" $high ", zmm" $high ", zmm" $high;
         )
     };
 }
 
 macro_rules! store {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vmovdqu64 zmmword ptr [{out}], zmm",
-            $low,
-            "\n",
-            "vmovdqu64 zmmword ptr [{out} + 64], zmm",
-            $high,
-            "\n",
-            "add {out}, {out_stride}\n",
-            ".endif\n"
+        row_lines!($row:
+            "vmovdqu64 zmmword ptr [{out}], zmm" $low;
+            "vmovdqu64 zmmword ptr [{out} + 64], zmm" $high;
+            "add {out}, {out_stride}";
         )
     };
 }
@@ -369,40 +315,20 @@ tile_512!(f32_f32, "vfmadd231ps", start_zero, "0");
 /// zmm3 the odd ones.
 macro_rules! row_mixed {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vbroadcastss zmm6, dword ptr ",
-            $address,
-            "\n",
-            "vfmadd231ps zmm",
-            $low,
-            ", zmm0, zmm6\n",
-            "vfmadd231ps zmm",
-            $high,
-            ", zmm1, zmm6\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss zmm6, dword ptr " $address;
+            "vfmadd231ps zmm" $low ", zmm0, zmm6";
+            "vfmadd231ps zmm" $high ", zmm1, zmm6";
         )
     };
 }
 
 macro_rules! row_mixed_odd {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vbroadcastss zmm7, dword ptr ",
-            $address,
-            "\n",
-            "vfmadd231ps zmm",
-            $low,
-            ", zmm2, zmm7\n",
-            "vfmadd231ps zmm",
-            $high,
-            ", zmm3, zmm7\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss zmm7, dword ptr " $address;
+            "vfmadd231ps zmm" $low ", zmm2, zmm7";
+            "vfmadd231ps zmm" $high ", zmm3, zmm7";
         )
     };
 }
@@ -455,17 +381,9 @@ unsafe fn bf16_f32<const ROWS: usize>(
 
 macro_rules! clear_out {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vmovdqu64 zmmword ptr [{out} + 128*",
-            $row,
-            "], zmm2\n",
-            "vmovdqu64 zmmword ptr [{out} + 128*",
-            $row,
-            " + 64], zmm2\n",
-            ".endif\n"
+        row_lines!($row:
+            "vmovdqu64 zmmword ptr [{out} + 128*" $row "], zmm2";
+            "vmovdqu64 zmmword ptr [{out} + 128*" $row " + 64], zmm2";
         )
     };
 }
@@ -473,60 +391,16 @@ macro_rules! clear_out {
 /// The end of a block: zmm0 and zmm1 hold the channels' scales.
 macro_rules! scale_block {
     ($_unused:tt, $row:literal, $address:literal, $broadcast:literal, $low:literal, $high:literal) => {
-        concat!(
-            ".if {rows} > ",
-            $row,
-            "\n",
-            "vbroadcastss zmm",
-            $broadcast,
-            ", dword ptr ",
-            $address,
-            "\n",
-            "vcvtdq2ps zmm",
-            $low,
-            ", zmm",
-            $low,
-            "\n",
-            "vcvtdq2ps zmm",
-            $high,
-            ", zmm",
-            $high,
-            "\n",
-            "vmulps zmm",
-            $low,
-            ", zmm",
-            $low,
-            ", zmm",
-            $broadcast,
-            "\n",
-            "vmulps zmm",
-            $high,
-            ", zmm",
-            $high,
-            ", zmm",
-            $broadcast,
-            "\n",
-            "vfmadd213ps zmm",
-            $low,
-            ", zmm0, zmmword ptr [{out} + 128*",
-            $row,
-            "]\n",
-            "vfmadd213ps zmm",
-            $high,
-            ", zmm1, zmmword ptr [{out} + 128*",
-            $row,
-            " + 64]\n",
-            "vmovups zmmword ptr [{out} + 128*",
-            $row,
-            "], zmm",
-            $low,
-            "\n",
-            "vmovups zmmword ptr [{out} + 128*",
-            $row,
-            " + 64], zmm",
-            $high,
-            "\n",
-            ".endif\n"
+        row_lines!($row:
+            "vbroadcastss zmm" $broadcast ", dword ptr " $address;
+            "vcvtdq2ps zmm" $low ", zmm" $low;
+            "vcvtdq2ps zmm" $high ", zmm" $high;
+            "vmulps zmm" $low ", zmm" $low ", zmm" $broadcast;
+            "vmulps zmm" $high ", zmm" $high ", zmm" $broadcast;
+            "vfmadd213ps zmm" $low ", zmm0, zmmword ptr [{out} + 128*" $row "]";
+            "vfmadd213ps zmm" $high ", zmm1, zmmword ptr [{out} + 128*" $row " + 64]";
+            "vmovups zmmword ptr [{out} + 128*" $row "], zmm" $low;
+            "vmovups zmmword ptr [{out} + 128*" $row " + 64], zmm" $high;
         )
     };
 }

@@ -33,83 +33,84 @@ impl Accumulators {
     }
 }
 
-/// A product with one scale for each row and channel.
+/// Walks over the tiles of a product: `tile(panel, rows, a, sums)` multiplies the rows that start at `a` with a panel, and
+/// `value(panel, row)` says how a row's sums become values: it gives a function of the sums' lanes from a channel on, that channel
+/// within the panel, and their bias.
 #[inline(always)]
-pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
+unsafe fn each_tile<S: Simd, V: Fn(*const f32, usize, S::V) -> S::V>(
+    p: &Product,
+    most: usize,
+    tile: impl Fn(usize, usize, *const u8, *mut f32),
+    value: impl Fn(usize, usize) -> V,
+) {
     let mut buffer = Accumulators::new();
     let sums = buffer.start();
-    let (words, k) = (p.matrix.k / 4 * PANEL, p.matrix.k);
-    let tiles = p.rows.count.div_ceil(T::ROWS);
+    let tiles = p.rows.count.div_ceil(most);
     for panel in p.first_panel..p.end_panel {
-        let w = p.matrix.words.add(panel * words);
-        let scales = p.matrix.scales.add(panel * PANEL);
-        for tile in 0..tiles {
+        for index in 0..tiles {
             // Even tiles: 48 rows at 11 a tile become 4 times 10 or so, not 4 times 11 and a rest of 4.
-            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
-            let a = p.rows.start.add(first * p.rows.stride);
-            T::run(end - first, a, p.rows.stride, w, k / 4, sums.cast(), PANEL * 4);
+            let (first, end) = (p.rows.count * index / tiles, p.rows.count * (index + 1) / tiles);
+            tile(panel, end - first, p.rows.start.add(first * p.rows.stride), sums);
             for row in first..end {
-                let scale = p
-                    .rows
-                    .start
-                    .add(row * p.rows.stride + 4 + k * T::NUMBER)
-                    .cast::<f32>()
-                    .read_unaligned();
-                let scale = S::splat(scale);
-                let sums = sums.add((row - first) * PANEL);
-                finish::<S>(p, panel, row, |i, bias| {
-                    S::fma(
-                        S::from_i32(sums.add(i).cast()),
-                        S::mul(scale, S::load(scales.add(i))),
-                        bias,
-                    )
-                });
+                let (sums, value) = (sums.add((row - first) * PANEL), value(panel, row));
+                finish::<S>(p, panel, row, |i, bias| value(sums.add(i), i, bias));
             }
         }
     }
+}
+
+/// A product with one scale for each row and channel.
+#[inline(always)]
+pub(crate) unsafe fn product_int8<S: Simd, T: Tile>(p: &Product) {
+    let (words, k) = (p.matrix.k / 4, p.matrix.k);
+    each_tile::<S, _>(
+        p,
+        T::ROWS,
+        |panel, rows, a, sums| {
+            let w = p.matrix.words.add(panel * words * PANEL);
+            T::run(rows, a, p.rows.stride, w, words, sums.cast(), PANEL * 4);
+        },
+        |panel, row| {
+            let at = row * p.rows.stride + 4 + k * T::NUMBER;
+            let scale = S::splat(p.rows.start.add(at).cast::<f32>().read_unaligned());
+            let scales = p.matrix.scales.add(panel * PANEL);
+            move |sums, i, bias| {
+                let scale = S::mul(scale, S::load(scales.add(i)));
+                S::fma(S::from_i32(sums.cast()), scale, bias)
+            }
+        },
+    );
 }
 
 /// A product with scales for each 64 elements.
 #[inline(always)]
 pub(crate) unsafe fn product_blocks<S: Simd, T: BlockTile>(p: &Product) {
-    let mut buffer = Accumulators::new();
-    let sums = buffer.start();
-    let (words, blocks) = (p.matrix.k / 4 * PANEL, p.matrix.k / BLOCK);
-    let tiles = p.rows.count.div_ceil(T::ROWS);
-    for panel in p.first_panel..p.end_panel {
-        let w = p.matrix.words.add(panel * words);
-        let scales = p.matrix.scales.add(panel * blocks * PANEL);
-        for tile in 0..tiles {
-            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
-            let a = p.rows.start.add(first * p.rows.stride);
-            T::run(end - first, a, p.rows.stride, w, blocks, scales, sums);
-            for row in first..end {
-                let sums = sums.add((row - first) * PANEL);
-                finish::<S>(p, panel, row, |i, bias| S::add(S::load(sums.add(i)), bias));
-            }
-        }
-    }
+    let (words, blocks) = (p.matrix.k / 4, p.matrix.k / BLOCK);
+    each_tile::<S, _>(
+        p,
+        T::ROWS,
+        |panel, rows, a, sums| {
+            let w = p.matrix.words.add(panel * words * PANEL);
+            let scales = p.matrix.scales.add(panel * blocks * PANEL);
+            T::run(rows, a, p.rows.stride, w, blocks, scales, sums);
+        },
+        |_, _| |sums, _, bias| S::add(S::load(sums), bias),
+    );
 }
 
 /// A product of bfloat16 or `f32`; `word` elements of k in a word.
 #[inline(always)]
 pub(crate) unsafe fn product_float<S: Simd, T: Tile>(p: &Product, word: usize) {
-    let mut buffer = Accumulators::new();
-    let sums = buffer.start();
     let words = p.matrix.k / word;
-    let tiles = p.rows.count.div_ceil(T::ROWS);
-    for panel in p.first_panel..p.end_panel {
-        let w = p.matrix.words.add(panel * words * PANEL);
-        for tile in 0..tiles {
-            let (first, end) = (p.rows.count * tile / tiles, p.rows.count * (tile + 1) / tiles);
-            let a = p.rows.start.add(first * p.rows.stride);
-            T::run(end - first, a, p.rows.stride, w, words, sums.cast(), PANEL * 4);
-            for row in first..end {
-                let sums = sums.add((row - first) * PANEL);
-                finish::<S>(p, panel, row, |i, bias| S::add(S::load(sums.add(i)), bias));
-            }
-        }
-    }
+    each_tile::<S, _>(
+        p,
+        T::ROWS,
+        |panel, rows, a, sums| {
+            let w = p.matrix.words.add(panel * words * PANEL);
+            T::run(rows, a, p.rows.stride, w, words, sums.cast(), PANEL * 4);
+        },
+        |_, _| |sums, _, bias| S::add(S::load(sums), bias),
+    );
 }
 
 /// Bias, epilogue and store of one row of a panel; `value` gives the lanes from channel `i` of the panel on.

@@ -37,7 +37,7 @@ pub(crate) unsafe fn pack_heads<S: Simd>(p: &PackHeads) {
             *scales.add(position) = quantise::<S>(from, &mut rows[0]);
             let to = keys.add(position / PANEL * words * PANEL + position % PANEL);
             for (word, bytes) in rows[0].as_chunks::<4>().0.iter().enumerate() {
-                *to.add(word * PANEL) = u32::from_le_bytes(bytes.map(|byte| byte as u8)) ^ 0x8080_8080;
+                *to.add(word * PANEL) = word_of(*bytes);
             }
         }
         for r in (0..p.count).step_by(4) {
@@ -49,11 +49,15 @@ pub(crate) unsafe fn pack_heads<S: Simd>(p: &PackHeads) {
                     row.fill(0);
                 }
             }
+            let [first, second, third, fourth] = &rows;
+            let mut words = [0u32; HEAD];
+            for (channel, word) in words.iter_mut().enumerate() {
+                *word = word_of([first[channel], second[channel], third[channel], fourth[channel]]);
+            }
             let to = values.add((p.first + r) / 4 * PANEL);
-            for channel in 0..HEAD {
-                let bytes = rows.map(|row| row[channel] as u8);
-                let to = to.add(channel / PANEL * (p.padded / 4) * PANEL + channel % PANEL);
-                *to = u32::from_le_bytes(bytes) ^ 0x8080_8080;
+            for half in 0..HEAD / PANEL {
+                let to = to.add(half * (p.padded / 4) * PANEL);
+                std::ptr::copy_nonoverlapping(words.as_ptr().add(half * PANEL), to, PANEL);
             }
         }
         if p.first + p.count == p.positions {
@@ -63,6 +67,12 @@ pub(crate) unsafe fn pack_heads<S: Simd>(p: &PackHeads) {
             }
         }
     }
+}
+
+/// Four integers as a word of packed bytes, each 128 too large.
+#[inline(always)]
+fn word_of(integers: [i8; 4]) -> u32 {
+    u32::from_le_bytes(integers.map(|integer| integer as u8)) ^ 0x8080_8080
 }
 
 /// 64 values to 8-bit integers; their scale.

@@ -49,3 +49,11 @@ macro_rules! by_rows {
     };
 }
 pub(crate) use by_rows;
+
+/// Lines of assembler for one row, dropped from tiles that lack it: each line is its parts, one after the other.
+macro_rules! row_lines {
+    ($row:literal: $($($part:literal)+;)+) => {
+        concat!(".if {rows} > ", $row, "\n", $($($part,)+ "\n",)+ ".endif\n")
+    };
+}
+pub(crate) use row_lines;
