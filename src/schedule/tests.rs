@@ -64,6 +64,7 @@ impl Bench {
         limit: Duration,
     ) -> tokio::task::JoinHandle<Result<WindowTranscript, EngineError>> {
         let task = WindowTask {
+            waiter: None,
             request: RequestId::next(),
             class: PriorityClass::Interactive,
             first,
