@@ -166,7 +166,7 @@ fn sighup_takes_keys_limits_deployments_and_a_model_and_drops_nothing() {
     std::fs::write(
         folder.join("config.local.toml"),
         format!(
-            "[server]\napi_keys = []\nport = 1\n[deployments]\nmeetings = \"models/ggml-other.bin\"\n\
+            "[server]\napi_keys = []\nmax_file_size_mb = 7\n[deployments]\nmeetings = \"models/ggml-other.bin\"\n\
              [[keys]]\nname = \"app\"\nsha256 = \"{}\"\nrequests_per_minute = 1\n",
             digest_of("new")
         ),
@@ -177,7 +177,7 @@ fn sighup_takes_keys_limits_deployments_and_a_model_and_drops_nothing() {
         s.said().contains("settings read again")
     });
     assert!(
-        server.said().contains("server.port"),
+        server.said().contains("server.max_file_size_mb"),
         "what needs a restart is said: {}",
         server.said()
     );
