@@ -3,7 +3,7 @@
 //! The modules, in the order a request meets them:
 //!
 //! 1. [`http`]: who are you, what do you ask; the only module that knows statuses.
-//! 2. [`admission`]: whether there is room for it, and the value that says so all the way.
+//! 2. [`admission`], with [`keys`]: whether it may come in and there is room for it, and the value that says so all the way.
 //! 3. [`jobs`]: one request's walk from upload to transcript, as a stream of events.
 //! 4. [`audio`]: bytes → mono 16 kHz samples, as a stream of bounded memory.
 //! 5. [`speech`]: samples → windows of at most 30 s, cut at silence.
@@ -29,6 +29,7 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod jobs;
+pub mod keys;
 pub mod languages;
 pub mod locale;
 pub mod metrics;

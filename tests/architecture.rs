@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Room → rooms it may use. Every module of `src/lib.rs` stands here.
-const ARROWS: [(&str, &[&str]); 25] = [
+const ARROWS: [(&str, &[&str]); 26] = [
     // Leaves: they know nobody.
     ("domain", &[]),
     ("languages", &[]),
@@ -20,13 +20,14 @@ const ARROWS: [(&str, &[&str]); 25] = [
     ("process", &[]),
     ("speech", &["domain"]),
     ("transcript", &["domain"]),
-    ("telemetry", &[]),
     ("audio", &["domain", "process"]),
     ("diagnostics", &["domain", "process"]),
     ("models", &["process"]),
     // Inner rooms.
     ("config", &["engine", "languages", "transcript"]),
+    ("keys", &["config"]),
     ("locale", &["config"]),
+    ("telemetry", &["config"]),
     ("tls", &["config"]),
     ("render", &["languages", "transcript"]),
     (
@@ -49,7 +50,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
         "schedule",
         &["audio", "domain", "engine", "metrics", "serving", "transcript"],
     ),
-    ("admission", &["metrics", "schedule", "serving"]),
+    ("admission", &["keys", "metrics", "schedule", "serving"]),
     (
         "jobs",
         &[
@@ -57,6 +58,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "audio",
             "config",
             "engine",
+            "keys",
             "languages",
             "locale",
             "metrics",
@@ -71,6 +73,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
         &[
             "config",
             "engine",
+            "keys",
             "languages",
             "metrics",
             "schedule",
@@ -86,6 +89,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "config",
             "diagnostics",
             "domain",
+            "keys",
             "locale",
             "metrics",
             "schedule",
@@ -101,6 +105,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "config",
             "domain",
             "jobs",
+            "keys",
             "languages",
             "locale",
             "metrics",
@@ -123,6 +128,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "engine",
             "http",
             "jobs",
+            "keys",
             "locale",
             "metrics",
             "models",
@@ -131,6 +137,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "schedule",
             "serving",
             "status",
+            "telemetry",
             "tls",
         ],
     ),
@@ -145,6 +152,7 @@ const ARROWS: [(&str, &[&str]); 25] = [
             "engine",
             "http",
             "jobs",
+            "keys",
             "languages",
             "locale",
             "models",

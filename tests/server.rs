@@ -8,6 +8,8 @@ mod decoders;
 mod faults;
 #[path = "server/gpus.rs"]
 mod gpus;
+#[path = "server/operation.rs"]
+mod operation;
 #[path = "server/serving.rs"]
 mod serving;
 #[path = "server/stopping.rs"]

@@ -19,14 +19,15 @@ mod sync {
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::keys::{Client, Exceeded, KeyHold, Keys};
 use crate::metrics::Metrics;
 use crate::schedule::Deadline;
 use budget::{Budget, Charge};
-pub use request::{Admitted, Arrival, Client};
+pub use request::{Admitted, Arrival};
 pub use session::SessionPlace;
 use turns::Turns;
 
@@ -77,6 +78,8 @@ pub enum Refusal {
         /// As above.
         retry_after: Duration,
     },
+    /// The request's key has had what it may have.
+    KeyLimit(Exceeded),
     /// The server stops.
     Stopping,
 }
@@ -113,6 +116,7 @@ struct Inner {
     form: Arc<Budget>,
     turns: Turns,
     closed: AtomicBool,
+    keys: Keys,
     /// Parent of every request's and session's token.
     work: CancellationToken,
     /// Smoothed seconds a request is in service.
@@ -122,7 +126,7 @@ struct Inner {
 
 impl Admission {
     /// Nobody is inside. `work` ends every request and session when it is cancelled.
-    pub fn new(limits: Limits, work: CancellationToken, metrics: Arc<Metrics>) -> Self {
+    pub fn new(limits: Limits, keys: Keys, work: CancellationToken, metrics: Arc<Metrics>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 limits,
@@ -132,6 +136,7 @@ impl Admission {
                 form: Budget::new(limits.form_bytes),
                 turns: Turns::new(limits.in_service),
                 closed: AtomicBool::new(false),
+                keys,
                 work,
                 request_seconds: Mutex::new(FIRST_GUESS_SECONDS),
                 metrics,
@@ -143,7 +148,8 @@ impl Admission {
     ///
     /// # Errors
     ///
-    /// When there is none, when the body could not be kept, or when the server stops.
+    /// When there is none, when the body could not be kept, when the client's key has had what it may have, or when the
+    /// server stops.
     pub fn enter(&self, id: Arc<str>, client: Client, announced: Option<u64>) -> Result<Arrival, Refusal> {
         if self.is_closed() {
             return Err(Refusal::Stopping);
@@ -162,7 +168,8 @@ impl Admission {
             });
         }
         inner.metrics.in_flight.add(1);
-        let place = Place {
+        let mut place = Place {
+            key: KeyHold::default(),
             inner: inner.clone(),
             spool: Charge::nothing(&inner.spool),
             form: Charge::nothing(&inner.form),
@@ -173,6 +180,10 @@ impl Admission {
                 retry_after: self.retry_after(),
             });
         }
+        place.key = inner.keys.enter(client, Instant::now()).map_err(|exceeded| {
+            inner.metrics.busy.add(1);
+            Refusal::KeyLimit(exceeded)
+        })?;
         Ok(Arrival::new(
             id,
             client,
@@ -180,6 +191,11 @@ impl Admission {
             inner.work.child_token(),
             place,
         ))
+    }
+
+    /// Who may come in.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
     }
 
     /// Nobody comes in any more; who is inside stays.
@@ -244,6 +260,7 @@ impl Admission {
 /// A place and the bytes that go with it; free again when dropped.
 #[derive(Debug)]
 struct Place {
+    key: KeyHold,
     inner: Arc<Inner>,
     spool: Charge,
     form: Charge,
@@ -270,7 +287,7 @@ mod tests {
             form_bytes: 100,
             ..Limits::default()
         };
-        Admission::new(limits, CancellationToken::new(), Arc::default())
+        Admission::new(limits, Keys::default(), CancellationToken::new(), Arc::default())
     }
 
     fn enter(admission: &Admission, announced: Option<u64>) -> Result<Arrival, Refusal> {
@@ -307,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_program_reaches_every_request_and_the_end_of_one_reaches_no_other() {
         let work = CancellationToken::new();
-        let admission = Admission::new(Limits::default(), work.clone(), Arc::default());
+        let admission = Admission::new(Limits::default(), Keys::default(), work.clone(), Arc::default());
         let one = enter(&admission, None).unwrap();
         let two = enter(&admission, None)
             .unwrap()

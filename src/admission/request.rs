@@ -6,17 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::turns::Turn;
 use super::{Place, Refusal};
+use crate::keys::Client;
 use crate::schedule::{Deadline, PriorityClass};
 use crate::serving::Lease;
-
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Client {
-    /// No key is asked for.
-    Anonymous,
-    /// The holder of the key with this place in `server.api_keys`.
-    Key(usize),
-}
 
 /// A request with a place whose form is still on its way.
 #[derive(Debug)]
@@ -88,6 +80,11 @@ impl Arrival {
         .is_full()
     }
 
+    /// Whether its key may ask for this deployment or model by this name.
+    pub fn may_use(&self, name: &str) -> bool {
+        self.place.inner.keys.may_use(self.client, name)
+    }
+
     /// The form is known: what it asks of which model.
     pub fn admit(self, class: PriorityClass, lease: Lease) -> Arc<Admitted> {
         Arc::new(Admitted {
@@ -130,6 +127,11 @@ impl Admitted {
     /// Safe.
     pub async fn turn(&self) -> Turn {
         self.place.inner.turns.take(self.class).await
+    }
+
+    /// So many seconds of audio were transcribed: its key's allowance is smaller by them.
+    pub fn charge_audio(&self, seconds: f64) {
+        self.place.key.charge_audio(seconds, std::time::Instant::now());
     }
 
     /// Whether a turn should be given on; `served` says that it was used for a window.

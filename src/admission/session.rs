@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Admission, Client, Inner, Refusal};
+use super::{Admission, Inner, Refusal};
+use crate::keys::{Client, KeyHold};
 
 /// When a client that found no place may ask again: sessions last minutes, and one may end at any time.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ pub struct SessionPlace {
     /// Cancelled when the program ends.
     pub cancel: CancellationToken,
     inner: Arc<Inner>,
+    key: KeyHold,
+    began: Instant,
 }
 
 impl Admission {
@@ -26,7 +29,7 @@ impl Admission {
     ///
     /// # Errors
     ///
-    /// When there is none, or when the server stops.
+    /// When there is none, when the client's key has had what it may have, or when the server stops.
     pub fn enter_session(&self, client: Client, most: usize) -> Result<SessionPlace, Refusal> {
         if self.is_closed() {
             return Err(Refusal::Stopping);
@@ -44,11 +47,18 @@ impl Admission {
             });
         }
         inner.metrics.realtime_sessions.add(1);
-        Ok(SessionPlace {
+        let mut place = SessionPlace {
             client,
             cancel: inner.work.child_token(),
             inner: inner.clone(),
-        })
+            key: KeyHold::default(),
+            began: Instant::now(),
+        };
+        place.key = inner.keys.enter(client, place.began).map_err(|exceeded| {
+            inner.metrics.busy.add(1);
+            Refusal::KeyLimit(exceeded)
+        })?;
+        Ok(place)
     }
 
     /// Live sessions inside.
@@ -61,6 +71,9 @@ impl Drop for SessionPlace {
     fn drop(&mut self) {
         self.inner.sessions.fetch_sub(1, Ordering::Relaxed);
         self.inner.metrics.realtime_sessions.add(-1);
+        // A session counts as long as it lasts: what is said in it comes no faster.
+        let lasted = self.began.elapsed().as_secs_f64();
+        self.key.charge_audio(lasted, Instant::now());
     }
 }
 
@@ -68,6 +81,7 @@ impl Drop for SessionPlace {
 mod tests {
     use super::super::Limits;
     use super::*;
+    use crate::keys::Keys;
 
     #[tokio::test]
     async fn sessions_have_places_of_their_own_and_end_with_the_program() {
@@ -77,7 +91,7 @@ mod tests {
             waiting: 0,
             ..Limits::default()
         };
-        let admission = Admission::new(limits, work.clone(), Arc::default());
+        let admission = Admission::new(limits, Keys::default(), work.clone(), Arc::default());
         let session = admission.enter_session(Client::Anonymous, 1).unwrap();
         assert!(matches!(
             admission.enter_session(Client::Anonymous, 1),

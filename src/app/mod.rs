@@ -1,5 +1,7 @@
 //! Start: settings → models → engines → listen. Stop: no new requests → drain → end the engines.
 
+mod reload;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ use crate::engine::process::Launcher;
 use crate::http::{self, AppState, Realtime};
 use crate::jobs::decoder_settings;
 use crate::jobs::runner::Jobs;
+use crate::keys::Keys;
 use crate::locale::Locale;
 use crate::metrics::Metrics;
 use crate::models::Progress;
@@ -26,6 +29,9 @@ use crate::tls::Tls;
 
 /// Part of the grace time in which given-up requests get their answers and engines end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections that read `/metrics` at once, where that has a listener of its own: a few collectors.
+const METRICS_CONNECTIONS: usize = 32;
 
 /// Everything that runs, tied together.
 #[derive(Debug, Clone)]
@@ -44,6 +50,8 @@ pub struct App {
     work: CancellationToken,
     live: LiveWindows,
     metrics: Arc<Metrics>,
+    /// The settings in effect, reloads included.
+    current: Arc<tokio::sync::Mutex<Config>>,
 }
 
 impl App {
@@ -80,7 +88,7 @@ impl App {
             deadline: Duration::from_secs(config.server.request_deadline_seconds),
             ..Limits::default()
         };
-        let admission = Admission::new(limits, work.clone(), metrics.clone());
+        let admission = Admission::new(limits, Keys::new(&config), work.clone(), metrics.clone());
         let status = Arc::new(Status::new(
             config.clone(),
             registry.clone(),
@@ -99,6 +107,7 @@ impl App {
             locale,
         );
         Ok(Self {
+            current: Arc::new(tokio::sync::Mutex::new((*config).clone())),
             config,
             admission,
             jobs,
@@ -124,7 +133,14 @@ impl App {
     }
 
     /// Serves until `stop` fires, then lets running requests finish; all is over within the grace time.
-    pub async fn serve(&self, listener: TcpListener, tls: Option<Arc<Tls>>, stop: CancellationToken) {
+    /// `metrics` is the listener of `metrics.listen`.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        tls: Option<Arc<Tls>>,
+        metrics: Option<TcpListener>,
+        stop: CancellationToken,
+    ) {
         if let Some(tls) = tls.clone() {
             let stop = stop.clone();
             tokio::spawn(async move { tls.follow(stop).await });
@@ -140,7 +156,11 @@ impl App {
         }
         let status = self.status.clone();
         state.observe = Some(Arc::new(move |outcome: &http::Outcome| {
-            status.answered(outcome.status.as_u16());
+            let answered = outcome.status.map(|status| status.as_u16());
+            status
+                .metrics()
+                .answers
+                .add(outcome.route, answered, outcome.took);
         }));
         state.realtime = Some(Arc::new(Realtime::new(
             Arc::new(self.live.clone()),
@@ -157,6 +177,20 @@ impl App {
         let files = process::raise_open_files(most).unwrap_or(most);
         let connections = http::Connections::by_open_files(files, self.admission.places_limit());
         tracing::debug!(most = connections.most(), "connections");
+        if let Some(listener) = metrics {
+            let router = http::diagnostics::metrics_router(self.status.clone());
+            let few = http::Connections::new(METRICS_CONNECTIONS);
+            let serving = http::serve(
+                listener,
+                router,
+                http::HEAD_TIMEOUT,
+                transfer,
+                None,
+                few,
+                stop.clone(),
+            );
+            tokio::spawn(serving);
+        }
         let idle = self.config.whisper.idle_unload_seconds;
         if idle > 0 {
             let registry = self.jobs.registry().clone();

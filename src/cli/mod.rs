@@ -2,10 +2,12 @@
 
 mod doctor;
 mod inputs;
+mod keys;
 mod listen;
 mod models;
 mod progress;
 mod serve;
+mod supervisor;
 mod transcribe;
 
 use std::path::PathBuf;
@@ -13,9 +15,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Loaded, Overrides};
+
+/// The program's name, as it is typed.
+const NAME: &str = "WhisperBackendAPI";
 
 /// Version, commit and backends; clap wants a text that lives for ever.
 fn version() -> &'static str {
@@ -35,7 +40,7 @@ fn long_version() -> &'static str {
 
 #[derive(Debug, Parser)]
 #[command(
-    name = "WhisperBackendAPI",
+    name = NAME,
     version = version(),
     long_version = long_version(),
     about = "A local transcription server that speaks Azure OpenAI's Whisper API",
@@ -55,7 +60,13 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 struct CommonOptions {
     /// Settings file; written with comments by `serve` when it does not exist
-    #[arg(long, global = true, default_value = "config.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "WHISPER_BACKEND_CONFIG",
+        default_value = "config.toml",
+        value_name = "FILE"
+    )]
     config: PathBuf,
     /// Address to listen on
     #[arg(long, global = true)]
@@ -89,8 +100,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make and list keys with names and limits
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Show the effective settings and where each came from, then exit
     CheckConfig,
+    /// Print what a shell needs to complete this program's commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
     /// Decode one recording; started by the server itself
     #[command(hide = true)]
     Decode {
@@ -177,14 +198,28 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(common: &CommonOptions, command: Command) -> anyhow::Result<ExitCode> {
-    crate::telemetry::init(!matches!(command, Command::Serve));
+    if !matches!(command, Command::Serve) {
+        crate::telemetry::init_quiet();
+    }
     match command {
         Command::Serve => in_runtime(serve::run(common)),
         Command::Transcribe(arguments) => in_runtime(transcribe::run(common, arguments)),
         Command::Listen(arguments) => in_runtime(listen::run(common, arguments)),
         Command::Models(command) => models::run(common, command),
         Command::Doctor { json } => in_runtime(doctor::run(common, json)),
+        Command::Keys(command) => keys::run(common, command),
         Command::CheckConfig => check_config(common),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, NAME, &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            say(&String::from_utf8_lossy(&page));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Decode { .. } | Command::Engine { .. } => Ok(ExitCode::FAILURE), // handled before
     }
 }
@@ -224,7 +259,7 @@ fn check_config(common: &CommonOptions) -> anyhow::Result<ExitCode> {
         }
     }
     // What `doctor` and `/health` say of the model, before anything is started.
-    let store = crate::models::Store::new(loaded.folder().join("models"));
+    let store = crate::models::Store::new(loaded.models_folder());
     let model = crate::serving::expected_model(&loaded.config, &loaded.folder(), &store);
     say_error(&model.map_or_else(
         |missing| format!("model: {missing}"),

@@ -46,7 +46,7 @@ pub(super) enum ModelsCommand {
 
 pub(super) fn run(common: &CommonOptions, command: ModelsCommand) -> anyhow::Result<ExitCode> {
     let loaded = common.load(false)?;
-    let store = Store::new(loaded.folder().join("models"));
+    let store = Store::new(loaded.models_folder());
     let shown = Shown::new();
     let options = PullOptions {
         pip: loaded.config.models.pip,

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Shown;
-use super::{CommonOptions, say};
+use super::{CommonOptions, say, supervisor};
 use crate::app::App;
 use crate::config::{ServerConfig, TlsSetting};
 use crate::locale::Locale;
@@ -26,12 +26,14 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     tokio::spawn(async move {
         signals.next().await;
         tracing::info!("stopping: no new requests; running ones may finish");
+        supervisor::stopping();
         signalled.cancel();
         signals.next().await;
         // Asked twice: the user means it.
         std::process::exit(130);
     });
     let loaded = common.load(true)?;
+    crate::telemetry::init(loaded.config.log);
     let app = App::new(&loaded)?;
     if loaded.written {
         let path = loaded
@@ -46,14 +48,25 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
         );
     }
     let tls = Tls::open(&app.config.server, &loaded.folder())?;
-    let listener = listen(&app.config.server).await?;
+    let listener = match supervisor::inherited_listener() {
+        Ok(Some(inherited)) => inherited,
+        Ok(None) => listen(&app.config.server).await?,
+        Err(error) => bail!("the socket that the service manager opened cannot be used: {error}"),
+    };
+    let metrics = match app.config.metrics.listen.as_str() {
+        "" => None,
+        at => {
+            let listener = TcpListener::bind(at).await;
+            Some(listener.with_context(|| format!("cannot listen on `{at}` (metrics.listen)"))?)
+        }
+    };
     let address = listener.local_addr().context("the listener has no address")?;
-    if app.config.server.api_keys.is_empty() {
+    if app.admission.keys().is_open() {
         tracing::warn!(
             "{}",
             app.locale.pick(
-                "no server.api_keys are set: everybody who reaches this port is served",
-                "server.api_keysが未設定です: このポートに届く全員が利用できます",
+                "no server.api_keys and no [[keys]] are set: everybody who reaches this port is served",
+                "server.api_keysも[[keys]]も未設定です: このポートに届く全員が利用できます",
             )
         );
     }
@@ -79,7 +92,12 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
                 if let Some(notice) = health.model_notice {
                     say(&format!("⚠ {notice}"));
                 }
-                for line in invitation(app.locale, address, &app.config.server) {
+                for line in invitation(
+                    app.locale,
+                    address,
+                    &app.config.server,
+                    app.admission.keys().is_open(),
+                ) {
                     say(&line);
                 }
                 if app.status.may_be_slow() {
@@ -98,7 +116,7 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
         })
     };
     #[cfg(unix)]
-    tokio::spawn(probe_gpus_on_hangup(app.clone()));
+    tokio::spawn(reload_on_hangup(app.clone(), common.clone(), tls.clone()));
     let scheme = if tls.is_some() { "https" } else { "http" };
     say(&format!(
         "{} {scheme}://{address}",
@@ -111,7 +129,9 @@ pub(super) async fn run(common: &CommonOptions) -> anyhow::Result<ExitCode> {
     {
         say(&line);
     }
-    app.serve(listener, tls, stop).await;
+    supervisor::ready();
+    tokio::spawn(supervisor::watchdog(app.clone()));
+    app.serve(listener, tls, metrics, stop).await;
     loading.abort();
     Ok(ExitCode::SUCCESS)
 }
@@ -155,7 +175,12 @@ fn trust(locale: Locale, tls: &Tls) -> [String; 5] {
 }
 
 /// What to type next.
-fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConfig) -> Vec<String> {
+fn invitation(
+    locale: Locale,
+    address: std::net::SocketAddr,
+    server: &ServerConfig,
+    open: bool,
+) -> Vec<String> {
     let host = if address.ip().is_unspecified() {
         "localhost".to_owned()
     } else {
@@ -170,11 +195,7 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
         TlsSetting::Off => "http",
         TlsSetting::Files | TlsSetting::SelfSigned => "https",
     };
-    let key = if server.api_keys.is_empty() {
-        ""
-    } else {
-        " -H \"api-key: $KEY\""
-    };
+    let key = if open { "" } else { " -H \"api-key: $KEY\"" };
     let sample = ["tests/fixtures/jfk.wav"]
         .into_iter()
         .find(|p| std::path::Path::new(p).exists());
@@ -197,15 +218,22 @@ fn invitation(locale: Locale, address: std::net::SocketAddr, server: &ServerConf
     lines
 }
 
-/// SIGHUP: a driver was repaired, and its GPU is to be tried now.
+/// SIGHUP: the settings are read again, and GPUs that were given up are tried.
 #[cfg(unix)]
-async fn probe_gpus_on_hangup(app: App) {
+async fn reload_on_hangup(app: App, common: CommonOptions, tls: Option<Arc<Tls>>) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return;
     };
     while hangup.recv().await.is_some() {
         app.jobs.registry().probe_gpus();
+        if let Some(Err(error)) = tls.as_ref().map(|tls| tls.reload()) {
+            tracing::error!(%error, "the certificate stays as it was");
+        }
+        match common.load(false) {
+            Ok(loaded) => app.reload(loaded.config).await,
+            Err(error) => tracing::error!("the settings stay as they were: {error:#}"),
+        }
     }
 }
 

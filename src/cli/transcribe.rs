@@ -14,7 +14,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::inputs;
 use super::progress::Shown;
 use super::{CommonOptions, chain, say_error};
-use crate::admission::Client;
 use crate::app::App;
 use crate::jobs::{JobEvent, JobRunner, LanguageMode, TranscribeOptions, WordingRequest};
 use crate::languages;
@@ -324,7 +323,7 @@ async fn one(app: &App, path: &Path, options: &TranscribeOptions, label: &str) -
     let audio = inputs::open(path)?;
     let arrival = app
         .admission
-        .enter("command line".into(), Client::Anonymous, None)
+        .enter("command line".into(), crate::keys::Client::Anonymous, None)
         .map_err(|_| anyhow::anyhow!("no place is free"))?;
     let lease = app.jobs.resolve("").await?;
     let request = arrival.admit(PriorityClass::Interactive, lease);

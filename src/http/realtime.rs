@@ -25,6 +25,7 @@ use super::edge::RequestContext;
 use super::error::ApiError;
 use crate::admission::Refusal as Refused;
 use crate::config::Config;
+use crate::keys::Client;
 use crate::metrics::Metrics;
 use crate::realtime::events::Refusal;
 use crate::realtime::secrets::{Secrets, unix_seconds};
@@ -78,9 +79,9 @@ impl Realtime {
         }
     }
 
-    /// Whether this key was issued for sessions and lives.
-    pub(super) fn issued(&self, key: &str) -> bool {
-        self.secrets.redeem(key).is_some()
+    /// Whose sessions this key opens, where it was issued for that and lives.
+    pub(super) fn issued(&self, key: &str) -> Option<Client> {
+        self.secrets.redeem(key).map(|(_, client)| client)
     }
 }
 
@@ -101,12 +102,13 @@ async fn connect(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let realtime = available(&app)?;
+    let keys = app.admission.keys();
     let upgrade = upgrade.map_err(|rejection| ApiError::Field {
         param: None,
         code: Some("websocket_required"),
         message: format!("This address speaks WebSocket (RFC 6455): {rejection}."),
     })?;
-    let from_page = app.config.server.page && is_own_page(&headers, !app.keys.is_open());
+    let from_page = app.config.server.page && is_own_page(&headers, !app.admission.keys().is_open());
     if !from_page && !origin_is_allowed(&app.config.server.cors_origins, headers.get(header::ORIGIN)) {
         return Err(ApiError::ForeignOrigin);
     }
@@ -114,6 +116,9 @@ async fn connect(
         .iter()
         .find_map(|name| query_value(&uri, name));
     let model = model.filter(|name| !name.trim().is_empty());
+    if let Some(name) = model.as_ref().filter(|name| !keys.may_use(context.client, name)) {
+        return Err(ApiError::UnknownModel { name: name.clone() });
+    }
     if realtime.stop.is_cancelled() {
         return Err(ApiError::Stopping);
     }
@@ -135,8 +140,9 @@ async fn connect(
     };
 
     let mai = uri.path() == MAI;
-    let keys = shown_keys(&headers, &uri);
-    let issued = keys.iter().find_map(|key| realtime.secrets.redeem(key));
+    let shown = shown_keys(&headers, &uri);
+    let issued = shown.iter().find_map(|key| realtime.secrets.redeem(key));
+    let issued = issued.map(|(settings, _)| settings);
     let beta = headers
         .get("openai-beta")
         .is_some_and(|value| value.as_bytes().starts_with(b"realtime"));
@@ -158,6 +164,10 @@ async fn connect(
         stop: realtime.stop.clone(),
         end: place.cancel.clone(),
         lifetime,
+        allows: {
+            let (keys, client) = (keys.clone(), context.client);
+            Arc::new(move |name: &str| keys.may_use(client, name))
+        },
         metrics: realtime.metrics.clone(),
     };
     let engine = realtime.engine.clone();
@@ -280,7 +290,11 @@ pub(super) struct ClientSecret {
 }
 
 /// `POST …/realtime/client_secrets`
-async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Response, ApiError> {
+async fn issue_secret(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let realtime = available(&app)?;
     let invalid = |param: &'static str, message: String| ApiError::invalid(param, message);
     let body: Map<String, Value> = if body.is_empty() {
@@ -317,7 +331,8 @@ async fn issue_secret(State(app): State<AppState>, body: Bytes) -> Result<Respon
             Some(_) => return Err(invalid("session", "`session` must be an object.".to_owned())),
         };
     let session = settings.to_json(Dialect::Current, &session_id(), 0);
-    let (value, expires_at) = realtime.secrets.issue(settings, Duration::from_secs(seconds));
+    let lifetime = Duration::from_secs(seconds);
+    let (value, expires_at) = realtime.secrets.issue(settings, context.client, lifetime);
     let answer = ClientSecret {
         value,
         expires_at,

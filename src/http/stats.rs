@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use super::health::first_said;
 use crate::admission::Occupancy;
 use crate::domain::DeviceReport;
-use crate::metrics::Metrics;
+use crate::keys::Usage;
+use crate::metrics::{Answered, Metrics};
 use crate::schedule::PriorityClass;
 use crate::status::{Activity, Status};
 
@@ -53,6 +54,37 @@ pub struct Stats {
     pub uptime_seconds: f64,
     /// Moves from a GPU to the CPU.
     pub fallbacks: u64,
+    /// What each named key was used for, where `metrics.by_key` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub keys: Option<Vec<KeyStats>>,
+}
+
+/// What a named key was used for since the start.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct KeyStats {
+    /// The key's name.
+    pub name: String,
+    /// Requests admitted.
+    pub requests: u64,
+    /// Requests refused for a limit of the key.
+    pub refused: u64,
+    /// Seconds of audio in finished requests.
+    pub audio_seconds: f64,
+    /// Requests inside now.
+    pub inside: usize,
+}
+
+impl From<&Usage> for KeyStats {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            name: usage.name.clone(),
+            requests: usage.requests,
+            refused: usage.refused,
+            audio_seconds: usage.audio_seconds,
+            inside: usage.inside,
+        }
+    }
 }
 
 /// Requests by outcome.
@@ -83,6 +115,8 @@ pub struct AnswerStats {
     pub client_errors: u64,
     /// 5xx.
     pub server_errors: u64,
+    /// None: the client left before.
+    pub cancelled: u64,
 }
 
 /// What waits and runs now.
@@ -181,9 +215,10 @@ impl Stats {
         Self {
             requests,
             answers: AnswerStats {
-                ok: m.answers[0].value(),
-                client_errors: m.answers[1].value(),
-                server_errors: m.answers[2].value(),
+                ok: m.answers.sum(Answered::Ok),
+                client_errors: m.answers.sum(Answered::Rejected) + m.answers.sum(Answered::Busy),
+                server_errors: m.answers.sum(Answered::Unavailable) + m.answers.sum(Answered::Failed),
+                cancelled: m.answers.sum(Answered::Cancelled),
             },
             audio_seconds: audio,
             speech_seconds: seconds(m.speech_us.value()),
@@ -220,6 +255,10 @@ impl Stats {
             },
             uptime_seconds: now.uptime.as_secs_f64(),
             fallbacks: m.fallbacks.value(),
+            keys: now
+                .keys
+                .as_ref()
+                .map(|keys| keys.iter().map(KeyStats::from).collect()),
         }
     }
 }

@@ -157,6 +157,7 @@ async fn serve(
         });
     }
     let asked = match deployment {
+        Some(name) if !arrival.may_use(&name) => return Err(ApiError::UnknownModel { name }),
         Some(name) => Some(Asked {
             lease: app.jobs.resolve(&name).await?,
             name,

@@ -1,16 +1,19 @@
 //! The blocking half of a request: upload → windows, on a thread of its own, held back by a channel.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admitted;
 use crate::audio::{
     AudioError, AudioLimits, ChannelMode, DecoderSettings, Decoders, StopDecoding, UploadedAudio,
 };
 use crate::config::{Config, FfmpegSetting};
+use crate::metrics::Metrics;
 use crate::speech::{Window, Windower, WindowerOptions};
 
 /// What the decoder's thread says.
@@ -52,8 +55,9 @@ pub(super) struct Decoder {
     pub(super) windower: WindowerOptions,
     pub(super) mode: ChannelMode,
     pub(super) cancel: CancellationToken,
+    pub(super) metrics: Arc<Metrics>,
     /// The place is free only when this thread has ended too.
-    pub(super) _request: std::sync::Arc<crate::admission::Admitted>,
+    pub(super) _request: Arc<Admitted>,
 }
 
 impl Decoder {
@@ -87,6 +91,8 @@ impl Decoder {
         stop: &StopDecoding,
         out: &mpsc::Sender<DecoderMessage>,
     ) -> Result<(), AudioError> {
+        // Without the time in which the channel holds this thread back.
+        let mut began = Instant::now();
         let mut recording = self.decoders.open(audio, self.mode, stop)?;
         let mut windowers: Vec<Windower> = Vec::new();
         while let Some(block) = recording.next_block()? {
@@ -99,14 +105,18 @@ impl Decoder {
             let channels = block.channels.len() as u16;
             for (channel, samples) in block.channels.iter().enumerate() {
                 for window in windowers[channel].push(samples) {
+                    self.metrics.window_decode.observe(began.elapsed());
                     self.send(out, channel, channels, window)?;
+                    began = Instant::now();
                 }
             }
         }
         let channels = windowers.len() as u16;
         for (channel, windower) in windowers.iter_mut().enumerate() {
             for window in windower.finish() {
+                self.metrics.window_decode.observe(began.elapsed());
                 self.send(out, channel, channels, window)?;
+                began = Instant::now();
             }
         }
         let _ = out.blocking_send(DecoderMessage::End {

@@ -15,7 +15,7 @@ use crate::admission::Admitted;
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::config::{Config, Switch};
 use crate::engine::{DecodeOptions, EngineError, VocabularyOptions};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Waiter};
 use crate::schedule::{RequestId, Scheduler, WindowTask};
 use crate::serving::{Lease, ServingError};
 use crate::speech::Window;
@@ -49,7 +49,7 @@ pub(super) fn is_per_window(config: &Config, options: &TranscribeOptions) -> boo
 pub(super) struct Request<'j> {
     config: &'j Config,
     scheduler: &'j Scheduler,
-    metrics: &'j Metrics,
+    metrics: &'j Arc<Metrics>,
     admitted: Arc<Admitted>,
     options: TranscribeOptions,
     id: RequestId,
@@ -58,6 +58,8 @@ pub(super) struct Request<'j> {
     /// Every window may have a language of its own.
     per_window: bool,
     vocabulary: Option<VocabularyOptions>,
+    /// Until its first window begins.
+    waiter: Option<Waiter>,
     wording: Wording,
     channels: Vec<ChannelState>,
     /// Windows under way whose channel's language is still to be found.
@@ -85,8 +87,9 @@ impl<'j> Request<'j> {
     pub(super) fn new(
         config: &'j Config,
         scheduler: &'j Scheduler,
-        metrics: &'j Metrics,
+        metrics: &'j Arc<Metrics>,
         admitted: Arc<Admitted>,
+        waiter: Waiter,
         options: TranscribeOptions,
     ) -> Self {
         let configured = match config.whisper.language.as_str() {
@@ -110,6 +113,7 @@ impl<'j> Request<'j> {
             vocabulary: (!phrases.is_empty()).then_some(VocabularyOptions { phrases, weight }),
             wording: Wording::new(&wording_rules(config, &options.wording)),
             options,
+            waiter: Some(waiter),
             channels: Vec::new(),
             undecided: 0,
             segments: Vec::new(),
@@ -246,6 +250,7 @@ impl<'j> Request<'j> {
         let undecided = language.is_none() && self.admitted.lease.multilingual() && !self.per_window;
         self.undecided += usize::from(undecided);
         let task = WindowTask {
+            waiter: self.waiter.take(),
             request: self.id,
             class: self.admitted.class,
             first,
@@ -258,16 +263,18 @@ impl<'j> Request<'j> {
         let again = Again {
             place,
             channel,
-            task: keep.then(|| task.clone()),
+            task: keep.then(|| task.again()),
         };
         let scheduler = self.scheduler.clone();
+        let metrics = self.metrics.clone();
         Box::pin(async move {
             let phrases = task.options.vocabulary.as_ref().map(|v| v.phrases.clone());
             let mut outcome = scheduler.run(task).await;
             if let (Ok(window), Some(phrases), Some(task)) = (&outcome, phrases, &again.task)
                 && is_mostly_vocabulary(window, &phrases, place)
             {
-                let mut task = task.clone();
+                metrics.vocabulary_retries.add(1);
+                let mut task = task.again();
                 task.options.vocabulary = None;
                 outcome = scheduler.run(task).await;
             }
@@ -295,8 +302,9 @@ impl<'j> Request<'j> {
     /// The window as it is, or run again in its channel's language.
     fn settle(&self, (heard, verdict): (Heard<Again>, Verdict)) -> BoxFuture<'static, Outcome> {
         let Heard { at, window } = heard;
-        match (verdict, at.task.clone()) {
+        match (verdict, at.task.as_ref().map(WindowTask::again)) {
             (Verdict::Again(language), Some(mut task)) => {
+                self.metrics.language_retries.add(1);
                 task.options.language = Some(language);
                 task.first = false;
                 let scheduler = self.scheduler.clone();

@@ -84,6 +84,7 @@ impl Jobs {
             return Ok(());
         }
         let task = WindowTask {
+            waiter: None,
             request: RequestId::next(),
             class: PriorityClass::Batch,
             first: false,
@@ -135,7 +136,7 @@ impl JobRunner for Jobs {
                 () = send.closed() => Err(JobError::Cancelled),
             };
             request.cancel.cancel(); // ends the decoder
-            inner.count(&outcome, began.elapsed());
+            inner.count(&request, &outcome, began.elapsed());
             drop(request);
             let last = outcome.map(|transcript| JobEvent::Finished(Box::new(transcript)));
             let _ = send.send(last).await;
@@ -162,9 +163,10 @@ fn broken(panic: &(dyn std::any::Any + Send)) -> JobError {
 }
 
 impl Inner {
-    fn count(&self, outcome: &Result<Transcript, JobError>, took: Duration) {
+    fn count(&self, request: &Admitted, outcome: &Result<Transcript, JobError>, took: Duration) {
         match outcome {
             Ok(transcript) => {
+                request.charge_audio(f64::from(transcript.duration));
                 self.metrics.succeeded.add(1);
                 self.metrics
                     .audio_us
@@ -203,6 +205,7 @@ impl Inner {
     ) -> Result<Transcript, JobError> {
         // A model that loads holds up nobody but its own requests.
         self.ready(request).await?;
+        let waiter = self.metrics.waiters.enter();
         let turn = request.turn().await;
         let model = request.lease.model().clone();
         let gpu = model.reports().first().is_some_and(|r| r.gpu);
@@ -220,6 +223,7 @@ impl Inner {
                 ChannelMode::Mixed
             },
             cancel: request.cancel.clone(),
+            metrics: self.metrics.clone(),
             _request: request.clone(),
         };
         let decoding = tokio::spawn(tracing::Instrument::in_current_span(decoder.decode(audio, send)));
@@ -229,6 +233,7 @@ impl Inner {
             &self.scheduler,
             &self.metrics,
             request.clone(),
+            waiter,
             options,
         );
         let result = walk.consume(Service::new(request, turn), messages, events).await;

@@ -13,10 +13,11 @@ use super::decoding::DecoderMessage;
 use super::request::{Request, WINDOWS_AHEAD};
 use super::service::Service;
 use super::{JobError, JobEvent, TranscribeOptions};
-use crate::admission::{Admission, Admitted, Client, Limits};
+use crate::admission::{Admission, Admitted, Limits};
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::config::Config;
 use crate::engine::workshop::{WORK, Workshop};
+use crate::keys::{Client, Keys};
 use crate::metrics::Metrics;
 use crate::schedule::{PriorityClass, Scheduler, Watchdog};
 use crate::serving::{EnginePlan, Lease, Model, Placement};
@@ -62,7 +63,7 @@ impl Bench {
         Self {
             config: Arc::default(),
             scheduler: Scheduler::new(1, watchdog, metrics.clone()),
-            admission: Admission::new(limits, CancellationToken::new(), metrics.clone()),
+            admission: Admission::new(limits, Keys::default(), CancellationToken::new(), metrics.clone()),
             metrics,
             workshop,
             lease,
@@ -86,13 +87,14 @@ impl Bench {
         let (config, scheduler, metrics) =
             (self.config.clone(), self.scheduler.clone(), self.metrics.clone());
         let task = tokio::spawn(async move {
+            let waiter = metrics.waiters.enter();
             let turn = request.turn().await;
             let options = TranscribeOptions {
                 language: Some("en".to_owned()),
                 prompt: Some("ok".to_owned()),
                 ..TranscribeOptions::default()
             };
-            let mut walk = Request::new(&config, &scheduler, &metrics, request.clone(), options);
+            let mut walk = Request::new(&config, &scheduler, &metrics, request.clone(), waiter, options);
             let service = Service::new(&request, turn);
             let outcome = tokio::select! {
                 outcome = walk.consume(service, messages, &events) => outcome,

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::settings::Settings;
+use crate::keys::Client;
 
 /// Keys kept at once; the one that expires first makes room.
 const MOST: usize = 4096;
@@ -16,6 +17,7 @@ struct Issued {
     digest: [u8; 32],
     expires_at: u64,
     settings: Settings,
+    client: Client,
 }
 
 /// The keys that were given out and have not expired. They are gone when the server ends.
@@ -30,8 +32,8 @@ pub fn unix_seconds() -> u64 {
 }
 
 impl Secrets {
-    /// A new key for sessions that begin with `settings`, and when it expires (seconds since 1970).
-    pub fn issue(&self, settings: Settings, lifetime: Duration) -> (String, u64) {
+    /// A new key for sessions that begin with `settings` and count as `client`'s, and when it expires (seconds since 1970).
+    pub fn issue(&self, settings: Settings, client: Client, lifetime: Duration) -> (String, u64) {
         let value = format!(
             "ek_{}{}",
             uuid::Uuid::new_v4().simple(),
@@ -48,12 +50,13 @@ impl Secrets {
             digest: Sha256::digest(value.as_bytes()).into(),
             expires_at,
             settings,
+            client,
         });
         (value, expires_at)
     }
 
-    /// The settings that a key was issued with, while it lives.
-    pub fn redeem(&self, key: &str) -> Option<Settings> {
+    /// The settings that a key was issued with and whose its sessions are, while it lives.
+    pub fn redeem(&self, key: &str) -> Option<(Settings, Client)> {
         if !key.starts_with("ek_") {
             return None;
         }
@@ -62,7 +65,7 @@ impl Secrets {
         let found = issued
             .iter()
             .find(|issued| bool::from(issued.digest.ct_eq(&digest)))?;
-        Some(found.settings.clone())
+        Some((found.settings.clone(), found.client))
     }
 
     fn living(&self) -> MutexGuard<'_, Vec<Issued>> {
@@ -81,11 +84,15 @@ mod tests {
     fn a_key_lives_for_its_time_and_brings_its_settings() {
         let secrets = Secrets::default();
         let settings = Settings::new(Some("m".to_owned()), 24_000, true);
-        let (key, expires_at) = secrets.issue(settings, Duration::from_secs(60));
+        let (key, expires_at) = secrets.issue(settings, Client::Anonymous, Duration::from_secs(60));
         assert!(key.starts_with("ek_") && expires_at >= unix_seconds() + 59);
-        assert_eq!(secrets.redeem(&key).unwrap().model(), Some("m"));
+        assert_eq!(secrets.redeem(&key).unwrap().0.model(), Some("m"));
         assert!(secrets.redeem("ek_other").is_none());
-        let (dead, _) = secrets.issue(Settings::new(None, 24_000, true), Duration::ZERO);
+        let (dead, _) = secrets.issue(
+            Settings::new(None, 24_000, true),
+            Client::Anonymous,
+            Duration::ZERO,
+        );
         assert!(secrets.redeem(&dead).is_none());
     }
 
@@ -94,7 +101,7 @@ mod tests {
         let secrets = Secrets::default();
         let settings = Settings::new(None, 24_000, true);
         for _ in 0..MOST + 10 {
-            secrets.issue(settings.clone(), Duration::from_secs(60));
+            secrets.issue(settings.clone(), Client::Anonymous, Duration::from_secs(60));
         }
         assert_eq!(secrets.living().len(), MOST);
     }

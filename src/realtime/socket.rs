@@ -35,7 +35,7 @@ const AUDIO_STEP: usize = 64 << 10;
 const MAX_BACKLOG_SECONDS: f32 = 120.0;
 
 /// What a connection obeys.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Terms {
     /// Fires when the server stops: turns finish, then the connection is closed with 1012.
     pub stop: CancellationToken,
@@ -43,8 +43,16 @@ pub struct Terms {
     pub end: CancellationToken,
     /// Longest session.
     pub lifetime: Duration,
+    /// Whether the session's key may ask for a model by this name.
+    pub allows: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     /// Counts.
     pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Terms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Terms").finish_non_exhaustive()
+    }
 }
 
 /// WebSocket close codes (RFC 6455 section 7.4.1 and its registry).
@@ -167,6 +175,9 @@ impl Connection {
             tokio::select! {
                 (id, outcome) = engine_result, if running => {
                     self.running = None;
+                    if let Ok(heard) = &outcome {
+                        self.terms.metrics.realtime_delay.observe(heard.took);
+                    }
                     self.session.finished(id, outcome);
                 }
                 frame = frames.next(), if !inbox && has_room => {
@@ -251,6 +262,9 @@ impl Connection {
             }
             ClientEvent::Update { dialect, session } => {
                 let held = match self.new_model(dialect, &session) {
+                    Ok(Some(name)) if !(self.terms.allows)(&name) => {
+                        served(Err(ServingError::UnknownDeployment { name }))
+                    }
                     Ok(Some(name)) => served(self.engine.hold(Some(name)).await),
                     Ok(None) => Ok(None),
                     Err(refusal) => Err(refusal),

@@ -103,6 +103,7 @@ impl LiveWindows {
             ..DecodeOptions::default()
         };
         let task = WindowTask {
+            waiter: None,
             request: RequestId::next(),
             class: PriorityClass::Realtime,
             first: true,

@@ -35,7 +35,7 @@ use dispatch::{Action, Dispatcher, Job, Key, Remote, Shape};
 
 use crate::audio::SAMPLE_RATE_HZ;
 use crate::engine::{DecodeOptions, EngineError, WindowEvent, WindowRemote};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Waiter};
 use crate::serving::{EngineSlot, Lease, ModelState, Need, Offer};
 use crate::transcript::WindowTranscript;
 
@@ -76,6 +76,9 @@ struct Waiting {
     options: DecodeOptions,
     deadline: Deadline,
     history: History,
+    /// With a request's first window, until it begins.
+    waiter: Option<Waiter>,
+    queued: Instant,
     /// As the one who waits sees it.
     troubled: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<WindowTranscript, EngineError>>,
@@ -244,6 +247,8 @@ impl Scheduler {
             options: task.options,
             deadline: task.deadline,
             history: History::default(),
+            waiter: task.waiter,
+            queued: Instant::now(),
             troubled: troubled.clone(),
             reply,
         });
@@ -303,6 +308,10 @@ impl Scheduler {
     async fn execute(&self, mut waiting: Waiting, slot: EngineSlot, threads: usize, key: Key) {
         let metrics = &self.shared.metrics;
         metrics.windows_running.add(1);
+        metrics.window_wait.observe(waiting.queued.elapsed());
+        if let Some(waiter) = waiting.waiter.take() {
+            waiter.served();
+        }
         let outcome = self.attend(&mut waiting, &slot, threads, key).await;
         metrics.windows_running.add(-1);
         let on_gpu = slot.is_gpu();
@@ -345,6 +354,7 @@ impl Scheduler {
         }
         tracing::debug!(%error, ?finding, "a window runs again");
         metrics.window_retries.add(1);
+        waiting.queued = Instant::now();
         waiting
             .troubled
             .store(waiting.history.is_troubled(), Ordering::Relaxed);
@@ -397,6 +407,7 @@ impl Scheduler {
                         let (paused, _) = dispatcher.paused(key);
                         let busy = began.elapsed().saturating_sub(paused);
                         self.progress().since = Instant::now();
+                        self.shared.metrics.window_infer.observe(busy);
                         slot.completed(busy.as_secs_f64() * threads as f64, waiting.seconds());
                         return Ok(transcript);
                     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::class::PriorityClass;
 use super::queue::RequestId;
 use crate::engine::DecodeOptions;
+use crate::metrics::Waiter;
 use crate::serving::Lease;
 
 /// How long a request may go without progress once something has failed: an engine that died, or one that restarts.
@@ -44,8 +45,10 @@ impl Deadline {
 }
 
 /// One window to run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct WindowTask {
+    /// With the first window of a request that waits: its wait ends when the window begins.
+    pub waiter: Option<Waiter>,
     /// Whose it is.
     pub request: RequestId,
     /// Who goes before it.
@@ -60,4 +63,21 @@ pub struct WindowTask {
     pub options: DecodeOptions,
     /// When to give up after failures.
     pub deadline: Deadline,
+}
+
+impl WindowTask {
+    /// The same window to run once more; nobody's first words wait for it.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            waiter: None,
+            request: self.request,
+            class: self.class,
+            first: self.first,
+            lease: self.lease.clone(),
+            samples: self.samples.clone(),
+            options: self.options.clone(),
+            deadline: self.deadline.clone(),
+        }
+    }
 }

@@ -80,6 +80,12 @@ impl Search<'_> {
         }
     }
 
+    /// The configured model, fetched if need be, and no other.
+    pub(super) fn configured(&self) -> Result<Found, String> {
+        let wanted = &self.config.whisper.model_path;
+        self.one(wanted).map_err(|error| error.to_string())
+    }
+
     fn one(&self, wanted: &str) -> Result<Found, ModelError> {
         let missing = match self.store.resolve(&in_folder(self.folder, wanted)) {
             Ok(model) => {
@@ -93,6 +99,15 @@ impl Search<'_> {
             Err(error @ (ModelError::NotInstalled { .. } | ModelError::NoSuchFile { .. })) => error,
             Err(error) => return Err(error),
         };
+        // Where the folder of models lies elsewhere, its name is still found there.
+        if let Some(model) = name_in(wanted).and_then(|bare| self.store.resolve(&bare).ok()) {
+            return Ok(Found {
+                multilingual: model.header.multilingual(),
+                name: model.name,
+                path: model.path,
+                instead: None,
+            });
+        }
         let Some(bare) = fetchable(self.config, self.store, wanted) else {
             return Err(missing);
         };
@@ -121,11 +136,16 @@ impl Search<'_> {
 
 /// The catalogue's name of a model that is not on disk but may be fetched. `models/ggml-NAME.bin` is as good as the name.
 fn fetchable(config: &Config, store: &Store, wanted: &str) -> Option<String> {
+    let bare = name_in(wanted)?;
+    let known = config.whisper.auto_download && store.catalogue().find(&bare).is_some();
+    known.then_some(bare)
+}
+
+/// `NAME` of `models/ggml-NAME.bin`.
+fn name_in(wanted: &str) -> Option<String> {
     let stem = Path::new(wanted).file_name()?.to_string_lossy().into_owned();
     let bare = stem.strip_prefix("ggml-").unwrap_or(&stem);
-    let bare = bare.strip_suffix(".bin").unwrap_or(bare);
-    let known = config.whisper.auto_download && store.catalogue().find(bare).is_some();
-    known.then(|| bare.to_owned())
+    Some(bare.strip_suffix(".bin").unwrap_or(bare).to_owned())
 }
 
 /// Why there is no model at all. What went wrong with both is said once.

@@ -47,15 +47,15 @@ impl Registry {
                 last.default = true;
             }
         }
-        for (name, target) in &self.config.deployments {
-            let Ok(model) = self.store.resolve(&in_folder(&self.folder, target)) else {
+        for (name, target) in self.deployments() {
+            let Ok(model) = self.store.resolve(&in_folder(&self.folder, &target)) else {
                 continue;
             };
             let key = std::fs::canonicalize(&model.path).unwrap_or(model.path);
             out.push(ModelInfo {
                 default: default_file.as_ref() == Some(&key),
                 deployment: true,
-                ..info(name, &key, model.header.multilingual(), &loaded)
+                ..info(&name, &key, model.header.multilingual(), &loaded)
             });
         }
         out

@@ -1,9 +1,9 @@
 //! Which model serves which name, when its engines are started, and which ones stay in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,6 +26,9 @@ use crate::models::{Progress, Store};
 /// Most decoders a state is warmed for (openai-whisper `best_of`).
 const MAX_DECODERS: u32 = 5;
 
+/// How often is looked whether a model that was replaced is still held.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// All models of this server.
 #[derive(Debug)]
 pub struct Registry {
@@ -37,6 +40,8 @@ pub struct Registry {
     cores: usize,
     metrics: Arc<Metrics>,
     default: watch::Sender<DefaultModel>,
+    /// `[deployments]`: name → model path or catalogue name.
+    deployments: RwLock<BTreeMap<String, String>>,
     gpus: GpuSearch,
     known: Arc<KnownModels>,
     /// Name → model, so that a model in memory is found without looking at the disk.
@@ -66,7 +71,8 @@ impl Registry {
         };
         let known = Arc::<KnownModels>::default();
         Arc::new(Self {
-            store: Store::new(folder.join("models")),
+            store: Store::new(folder.join(&config.models.folder)),
+            deployments: RwLock::new(config.deployments.clone()),
             config,
             folder,
             launcher,
@@ -287,9 +293,10 @@ impl Registry {
         if name.is_empty() {
             return Ok(None);
         }
-        let found = match self.config.deployments.get(name) {
+        let target = self.deployments().get(name).cloned();
+        let found = match target {
             Some(target) => {
-                let target = in_folder(&self.folder, target);
+                let target = in_folder(&self.folder, &target);
                 let found = self.store.resolve(&target);
                 Some(found.map_err(|e| ServingError::unavailable(format!("deployment `{name}`: {e}")))?)
             }
@@ -328,6 +335,67 @@ impl Registry {
             DefaultModel::Fetching(fetch) => Ok(fetch.model.clone()),
             DefaultModel::Failed { reason } => Err(ServingError::unavailable(reason.clone())),
         }
+    }
+
+    pub(super) fn deployments(&self) -> BTreeMap<String, String> {
+        let deployments = self.deployments.read();
+        deployments.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes other `[deployments]`; requests that were resolved keep their models.
+    pub fn set_deployments(&self, deployments: BTreeMap<String, String>) {
+        *self.deployments.write().unwrap_or_else(PoisonError::into_inner) = deployments;
+        lock(&self.names).clear();
+    }
+
+    /// Serves another model under names that nobody knows, from when it is ready on; until then the old one serves, which
+    /// is unloaded when nobody holds it any more. Fetches the model if need be.
+    ///
+    /// # Errors
+    ///
+    /// Why the new one cannot be had; the old one goes on.
+    pub async fn change_default(self: &Arc<Self>, config: Arc<Config>) -> Result<(), String> {
+        let mut default = self.default.subscribe();
+        let settled =
+            |state: &DefaultModel| matches!(state, DefaultModel::Known { .. } | DefaultModel::Failed { .. });
+        let _ = default.wait_for(settled).await;
+        let registry = self.clone();
+        let search = tokio::task::spawn_blocking(move || {
+            let quiet = crate::models::Silent;
+            Search {
+                config: &config,
+                folder: &registry.folder,
+                store: &registry.store,
+                progress: &quiet,
+                // The old model's state is what everybody sees meanwhile.
+                state: &watch::channel(DefaultModel::Searching).0,
+                cancel: Arc::default(),
+            }
+            .configured()
+        });
+        let found = search.await.unwrap_or_else(|panic| Err(panic.to_string()))?;
+        let model = self.model_of(&found.name, &found.path, found.multilingual);
+        let lease = self.lease(&model);
+        lease.ready().await.map_err(|error| error.to_string())?;
+        let new = DefaultModel::Known {
+            model: model.clone(),
+            instead: None,
+        };
+        if let DefaultModel::Known { model: old, .. } = self.default.send_replace(new)
+            && !Arc::ptr_eq(&old, &model)
+        {
+            let registry = self.clone();
+            tokio::spawn(async move {
+                while !registry.stopping.load(Ordering::Relaxed)
+                    && is_live(&old)
+                    && !old.retire(Duration::ZERO)
+                {
+                    tokio::time::sleep(LOOK).await;
+                }
+                tracing::info!(model = %old.name, "unloaded: another model serves in its place");
+            });
+        }
+        Ok(())
     }
 
     /// Models whose engines run or load now.

@@ -354,8 +354,11 @@ impl Supervisor {
                         }
                     }
                     self.show(ReplicaState::Restarting);
+                    let death = engine.death().unwrap_or_else(|| EngineError::outside("ended"));
                     self.shared.metrics.engine_restarts.add(1);
-                    engine.death().unwrap_or_else(|| EngineError::outside("ended"))
+                    let outside = u64::from(death.is_outside());
+                    self.shared.metrics.engine_restarts_outside.add(outside);
+                    death
                 }
                 Err(error) => error,
             };

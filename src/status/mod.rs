@@ -1,5 +1,6 @@
 //! What runs, on what, and how it goes: the facts behind the diagnostic routes.
 
+mod exposition;
 mod speed;
 
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use crate::config::Config;
 use crate::diagnostics::{self, EngineFacts, GpuReport, MachineFacts};
 use crate::domain::DeviceReport;
 
+use crate::keys::Usage;
 use crate::locale::{Banner, Locale};
 use crate::metrics::Metrics;
 use crate::schedule::Scheduler;
 use crate::serving::{DefaultModel, Gpus, Model, ModelInfo, ModelState, Registry};
 
+pub use exposition::ExpositionFormat;
 pub use speed::SpeedAdvice;
 
 /// Facts of the machine are looked at anew after this long; `nvidia-smi` takes up to seconds.
@@ -90,6 +93,8 @@ pub struct Activity {
     pub core_seconds_per_second: Option<f64>,
     /// Time since the start.
     pub uptime: Duration,
+    /// What each named key was used for, where `metrics.by_key` asks for it.
+    pub keys: Option<Vec<Usage>>,
 }
 
 impl Status {
@@ -110,11 +115,6 @@ impl Status {
             began: Instant::now(),
             facts: tokio::sync::Mutex::default(),
         }
-    }
-
-    /// Counts an answer.
-    pub fn answered(&self, status: u16) {
-        self.metrics.answered(status);
     }
 
     /// The effective settings.
@@ -164,6 +164,16 @@ impl Status {
         self.model().0.map(|model| model.reports()).unwrap_or_default()
     }
 
+    /// Whether windows wait and none finishes.
+    pub fn is_stalled(&self) -> bool {
+        self.scheduler.stalled_for().is_some()
+    }
+
+    /// `/metrics`.
+    pub fn exposition(self: &Arc<Self>, format: ExpositionFormat) -> String {
+        exposition::write(self, format)
+    }
+
     /// What keeps a server whose model is ready from serving.
     fn stopped(&self) -> Option<(Standing, String)> {
         if self.admission.is_closed() {
@@ -211,7 +221,14 @@ impl Status {
             engines: self.engines(),
             core_seconds_per_second: self.model().0.and_then(|m| m.core_seconds_per_second()),
             uptime: self.began.elapsed(),
+            keys: self.key_usage(),
         }
+    }
+
+    /// What named keys were used for, where that is to be shown.
+    fn key_usage(&self) -> Option<Vec<Usage>> {
+        let shown = self.config.metrics.by_key;
+        shown.then(|| self.admission.keys().usage())
     }
 
     /// What the engines of the default model really do.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, reason = "tests")]
 
 mod answers;
+mod keys;
 mod realtime;
 mod refusals;
 mod routes;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use whisper_backend_api::admission::{Admission, Limits};
 use whisper_backend_api::config::{Config, Count};
 use whisper_backend_api::http::{AppState, Connections, HEAD_TIMEOUT, Realtime, router, serve};
+use whisper_backend_api::keys::Keys;
 use whisper_backend_api::metrics::Metrics;
 use whisper_backend_api::realtime::agreement::Token;
 use whisper_backend_api::realtime::session::{Heard, Pass, PassError};
@@ -97,7 +98,12 @@ async fn live(capacity: usize, delay: Duration, change: impl FnOnce(&mut Config)
     };
     let metrics = Arc::new(Metrics::default());
     let realtime = Arc::new(Realtime::new(Arc::new(engine), stop.clone(), metrics.clone()));
-    let admission = Admission::new(Limits::default(), CancellationToken::new(), metrics);
+    let admission = Admission::new(
+        Limits::default(),
+        Keys::new(&config),
+        CancellationToken::new(),
+        metrics,
+    );
     let mut state = AppState::new(Arc::new(Scripted::default()), admission.clone(), Arc::new(config));
     state.realtime = Some(realtime);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,9 +5,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
-use whisper_backend_api::admission::Client;
 use whisper_backend_api::audio::AudioError;
 use whisper_backend_api::jobs::JobError;
+use whisper_backend_api::keys::Client;
 use whisper_backend_api::serving::ServingError;
 
 use crate::support::*;

@@ -12,11 +12,12 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use whisper_backend_api::admission::{Admission, Admitted, Arrival, Client, Limits};
+use whisper_backend_api::admission::{Admission, Admitted, Arrival, Limits};
 use whisper_backend_api::audio::UploadedAudio;
 use whisper_backend_api::config::Config;
 use whisper_backend_api::http::{AppState, Connections, HEAD_TIMEOUT, Transfer, router, serve};
 use whisper_backend_api::jobs::{JobError, JobEvent, JobHandle, JobRunner, TranscribeOptions};
+use whisper_backend_api::keys::{Client, Keys};
 use whisper_backend_api::serving::{Lease, ModelInfo, ServingError};
 use whisper_backend_api::transcript::{Segment, Task, TokenLogprob, Transcript, Word};
 
@@ -185,7 +186,12 @@ pub fn server(jobs: Scripted, change: impl FnOnce(&mut Config)) -> Server {
         waiting: if jobs.full { 0 } else { limits.waiting },
         ..limits
     };
-    let admission = Admission::new(limits, CancellationToken::new(), Arc::default());
+    let admission = Admission::new(
+        limits,
+        Keys::new(&config),
+        CancellationToken::new(),
+        Arc::default(),
+    );
     let occupant = jobs.full.then(|| {
         admission
             .enter("occupant".into(), Client::Anonymous, None)

@@ -72,6 +72,7 @@ impl Engines {
             let (lease, scheduler) = (self.lease.clone(), self.scheduler.clone());
             tokio::spawn(async move {
                 let task = WindowTask {
+                    waiter: None,
                     request: RequestId::next(),
                     class: PriorityClass::Interactive,
                     first: false,

@@ -59,7 +59,7 @@ pub struct Server {
     pub child: Child,
     pub port: u16,
     /// Removed with the server.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     pub output: Arc<Mutex<String>>,
 }
 
@@ -68,6 +68,8 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     wait: bool,
+    /// A scripted server names its model on the command line.
+    named: bool,
 }
 
 /// A server with these settings (TOML) on a free port.
@@ -77,6 +79,7 @@ pub fn server(config: &str) -> Builder {
         environment: Vec::new(),
         arguments: Vec::new(),
         wait: true,
+        named: true,
     }
 }
 
@@ -101,6 +104,14 @@ pub fn scripted(script: &Value, config: &str) -> Builder {
 impl Builder {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a model of the settings, which lies in the folder of models, and none on the command line.
+    pub fn without_model(mut self) -> Self {
+        self.named = false;
+        self.config
+            .push_str("[whisper]\nmodel_path = \"models/ggml-first.bin\"\n");
         self
     }
 
@@ -139,7 +150,10 @@ impl Builder {
                 command
                     .env("SCRIPTED_ENGINE", path)
                     .env("TEST_ENGINE_PROGRAM", env!("CARGO_BIN_EXE_scripted-engine"));
-                if !self.arguments.iter().any(|argument| argument == "--model") {
+                if !self.named {
+                    std::fs::create_dir(folder.path().join("models")).unwrap();
+                    stand_in::write(&folder.path().join("models/ggml-first.bin"));
+                } else if !self.arguments.iter().any(|argument| argument == "--model") {
                     command.args(["--model", &stand_in::model().display().to_string()]);
                 }
             } else {
@@ -153,7 +167,7 @@ impl Builder {
         let mut server = Server {
             child,
             port,
-            _folder: folder,
+            folder,
             output,
         };
         if self.wait {
@@ -228,6 +242,11 @@ impl Server {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Where its settings are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn said(&self) -> String {

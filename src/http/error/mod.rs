@@ -18,6 +18,7 @@ use super::fast_transcription;
 use crate::admission::Refusal;
 use crate::audio::AudioError;
 use crate::jobs::JobError;
+use crate::keys::{Exceeded, KeyLimit};
 use crate::render::Family;
 use crate::serving::{BROKEN_RETRY, ServingError};
 
@@ -210,7 +211,22 @@ impl From<Refusal> for ApiError {
                 taken: "the uploads of others take all the room there is",
                 retry_after,
             },
+            Refusal::KeyLimit(exceeded) => exceeded.into(),
             Refusal::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        let taken = match exceeded.limit {
+            KeyLimit::Requests => "this key has had its requests of this minute (requests_per_minute)",
+            KeyLimit::Audio => "this key has had its audio of this hour (audio_minutes_per_hour)",
+            KeyLimit::Concurrent => "this key has as many requests under way as it may have (concurrent)",
+        };
+        Self::Busy {
+            taken,
+            retry_after: exceeded.retry_after,
         }
     }
 }
