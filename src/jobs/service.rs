@@ -81,6 +81,8 @@ impl<'r> Service<'r> {
             Err(mpsc::error::TrySendError::Full(event)) => event,
         };
         self.turn = None;
+        // Nor does it stand in line: a turn that came meanwhile would lie there until the client reads.
+        self.waiting = None;
         events.send(event).await.map_err(|_| JobError::Cancelled)
     }
 }

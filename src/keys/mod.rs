@@ -412,7 +412,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let keys = Keys::new(&config(&[("a", "key")], |key| {
-            key.audio_minutes_per_hour = Some(60)
+            key.audio_minutes_per_hour = Some(60);
         }));
         let client = keys.holder_of("key").unwrap();
         let hold = keys.enter(client, at(0)).unwrap();

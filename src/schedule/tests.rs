@@ -262,6 +262,7 @@ async fn a_window_of_one_model_pauses_for_the_first_window_of_another() {
     lease.ready().await.unwrap();
     let long = [bench.submit("ok", false), bench.submit("ok", false)];
     pass(1).await;
+    bench.workshop.orders.lock().unwrap().clear();
     let clip = bench.submit_to(lease, "ok", true, Duration::from_secs(3600));
     pass(1).await;
     assert_eq!(bench.metrics.windows_running.value(), 3);
@@ -269,9 +270,14 @@ async fn a_window_of_one_model_pauses_for_the_first_window_of_another() {
     assert_eq!(*other.threads.lock().unwrap(), [1]);
     clip.await.unwrap().unwrap();
     pass(1).await;
-    assert_eq!(*bench.workshop.orders.lock().unwrap(), ["pause", "resume"]);
+    let orders = bench.workshop.orders.lock().unwrap().clone();
+    assert_eq!(
+        orders.iter().filter(|order| *order == "resume").count(),
+        1,
+        "{orders:?}"
+    );
     for window in long {
         window.await.unwrap().unwrap();
     }
-    assert!(other.orders.lock().unwrap().is_empty());
+    assert!(!other.orders.lock().unwrap().contains(&"pause".to_owned()));
 }
