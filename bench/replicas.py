@@ -126,6 +126,11 @@ class Clients:
     """Threads that ask again and again through the SDK."""
 
     def __init__(self, port: int, count: int):
+        # Only here: others use what is above without the SDK.
+        import httpx
+        import openai
+
+        self.libraries = (httpx, openai)
         self.statuses = collections.Counter()
         self.failed, self.good = [], 0
         self.lock, self.ended = threading.Lock(), threading.Event()
@@ -139,10 +144,7 @@ class Clients:
             self.statuses[response.status_code] += 1
 
     def work(self):
-        # Only here: others use what is above without the SDK.
-        import httpx
-        import openai
-
+        httpx, openai = self.libraries
         client = openai.OpenAI(
             api_key="dummy", base_url=f"http://127.0.0.1:{self.port}/v1",
             http_client=httpx.Client(event_hooks={"response": [self.seen]}, timeout=60),
