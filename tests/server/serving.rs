@@ -129,11 +129,11 @@ fn a_model_is_not_unloaded_while_a_client_reads_slowly() {
 #[test]
 fn a_clip_is_answered_while_longer_recordings_and_batches_are_in_service() {
     let config = "[performance]\nwhisper_threads = 1\nmax_concurrent_requests = 2\n";
-    let mut server = scripted(&json!({ "delay_ms": 300, "text": " Words." }), config).start();
+    let mut server = scripted(&json!({ "delay_ms": 1000, "text": " Words." }), config).start();
     let port = server.port;
     let long: Vec<TcpStream> = [("priority", "batch"), ("temperature", "0"), ("temperature", "0")]
         .iter()
-        .map(|field| post_and_hold(port, &long_clip(60), &[*field]))
+        .map(|field| post_and_hold(port, &long_clip(20), &[*field]))
         .collect();
     server.wait_until("they are under way", MINUTE, |s| {
         let stats = s.json("/stats");
