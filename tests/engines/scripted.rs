@@ -22,6 +22,7 @@ use whisper_backend_api::transcript::{WindowSegment, WindowToken, WindowTranscri
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(default)]
 struct Act {
+    /// `{window}` becomes the window's number: the same words again and again would be dropped as a loop.
     text: String,
     delay_ms: u64,
     /// `ok`, `abort`, `fault`, `exit`, `hang`, `fail`, `half_frame`, `garbage`
@@ -93,6 +94,9 @@ fn happens(once: Option<&PathBuf>) -> bool {
 
 /// The pipe to the server, past the engine loop: for frames that no engine should write.
 static PIPE: OnceLock<Mutex<std::fs::File>> = OnceLock::new();
+
+/// Windows so far.
+static WINDOWS: AtomicUsize = AtomicUsize::new(0);
 
 /// Windows whose language was left open so far.
 static OPEN_WINDOWS: AtomicUsize = AtomicUsize::new(0);
@@ -238,8 +242,9 @@ impl Slot for ScriptedSlot {
             .is_none()
             .then(|| OPEN_WINDOWS.fetch_add(1, Ordering::Relaxed));
         let heard = heard.and_then(|number| self.0.heard.get(number));
-        let tokens = act
-            .text
+        let number = WINDOWS.fetch_add(1, Ordering::Relaxed);
+        let text = act.text.replace("{window}", &number.to_string());
+        let tokens = text
             .split_inclusive(' ')
             .enumerate()
             .map(|(i, piece)| WindowToken {
