@@ -35,14 +35,20 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked --features vulkan \
     && install -D --strip target/release/WhisperBackendAPI /out/WhisperBackendAPI
 
-# Debian's own ROCm: the same packages at build and at run time.
-FROM source AS build-rocm
+# ggml needs ROCm 6.1; Debian 13 has 5.7.
+FROM rocm/dev-ubuntu-24.04:6.4.1-complete AS build-rocm
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends hipcc libhipblas-dev librocblas-dev \
+    && apt-get install --yes --no-install-recommends cmake g++ \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=source /usr/local/rustup /usr/local/rustup
+COPY --from=source /usr/local/cargo /usr/local/cargo
+ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/opt/rocm/bin:${PATH}
+WORKDIR /src
+COPY . .
 # RDNA 2 and 3. A Radeon 780M (gfx1103) presents itself as gfx1100: HSA_OVERRIDE_GFX_VERSION=11.0.0 in docker-compose.yml.
 ARG AMDGPU_TARGETS="gfx1030;gfx1100;gfx1101;gfx1102"
-ENV AMDGPU_TARGETS=${AMDGPU_TARGETS} HIP_PATH=/usr ROCM_PATH=/usr
+ENV GGML_NATIVE=OFF AMDGPU_TARGETS=${AMDGPU_TARGETS} HIP_PATH=/opt/rocm ROCM_PATH=/opt/rocm
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,id=rocm \
     cargo build --release --locked --features hipblas \
@@ -85,6 +91,25 @@ HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
 ENTRYPOINT ["WhisperBackendAPI"]
 CMD ["serve"]
 
+# ROCm's own base: its libraries are those that the program was linked with.
+FROM rocm/dev-ubuntu-24.04:6.4.1 AS rocm
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates curl hipblas libgomp1 rocblas \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 whisper \
+    && install --directory --owner=whisper /app /app/models
+COPY LICENSE THIRD-PARTY-NOTICES.txt /usr/share/doc/whisper-backend-api/
+COPY --from=build-rocm /out/WhisperBackendAPI /usr/local/bin/
+USER 10001
+WORKDIR /app
+VOLUME /app/models
+ENV WHISPER_BACKEND__SERVER__HOST=0.0.0.0 WHISPER_BACKEND__SERVER__PORT=8000 LD_LIBRARY_PATH=/opt/rocm/lib
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=15m --retries=4 \
+    CMD ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8000/health/ready"]
+ENTRYPOINT ["WhisperBackendAPI"]
+CMD ["serve"]
+
 FROM debian:trixie-slim AS runtime
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates curl libgomp1 libstdc++6 \
@@ -111,14 +136,6 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 USER 10001
 COPY --from=build-vulkan /out/WhisperBackendAPI /usr/local/bin/
-
-FROM runtime AS rocm
-USER 0
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libamdhip64-5 libhipblas0 librocblas0 \
-    && rm -rf /var/lib/apt/lists/*
-USER 10001
-COPY --from=build-rocm /out/WhisperBackendAPI /usr/local/bin/
 
 FROM runtime AS cpu
 COPY --from=build-cpu /out/WhisperBackendAPI /usr/local/bin/

@@ -7,7 +7,7 @@ DEBIAN is a bare system (debootstrap --variant=minbase trixie DEBIAN) in the pla
 compiles is left out and its result taken from there; without it DEBIAN must have Rust in /usr/local like the image
 rust:1-trixie. Then the server is started as the image's user with the image's environment, given the models of a folder, and
 must answer the documented curl; the health check of the Dockerfile must pass, and no Python may be in the system.
-Needs root. Targets that begin with another system than Debian (cuda) cannot be carried out.
+Needs root. Targets that begin with another system than Debian (cuda, rocm) cannot be carried out.
 """
 
 import argparse
