@@ -19,7 +19,7 @@ const { OpenAIRealtimeWS } = await load("openai/realtime/ws");
 
 const client = new OpenAI({ baseURL: `${endpoint}/v1`, apiKey: "key" });
 // 6.x wants a model in the address, 7.x knows what the session is for.
-const [major] = JSON.parse(readFileSync(resolve("openai/package.json"), "utf8")).version.split(".");
+const [major] = JSON.parse(readFileSync(`${process.cwd()}/node_modules/openai/package.json`, "utf8")).version.split(".");
 const session = new OpenAIRealtimeWS(Number(major) >= 7 ? { intent: "transcription" } : { model: "whisper-1" }, client);
 
 /** At 24 kHz, by linear interpolation, with silence behind it. */
