@@ -2,13 +2,14 @@
 """Delay of live transcription: end of word → word on the screen, end of turn → completed, and the words' error rate.
 
     realtime.py --endpoint http://127.0.0.1:8080 --audio speech.wav --text speech.txt [--sessions 1,2,4] [--delay low]
-                [--repeat N] [--beside FILE] [--turns] [--words WORDS.json] [--system whisper-live=ws://127.0.0.1:9090]
+                [--repeat N] [--before SECONDS] [--beside FILE] [--turns] [--words WORDS.json] [--system whisper-live=ws://127.0.0.1:9090]
 
 Feeds a mono 16 kHz 16-bit WAV in real time to as many sessions at once as `--sessions` says, one number after the other.
 Where a word ends comes from the same server's HTTP route (verbose_json, word times) over the same file; `--words` keeps
 that answer, so that other servers are held against the same times. A word *stays* when it comes in a delta (a line or
 a completed segment of a peer), and is *shown* when it first appears at all. `--repeat` plays the recording so many times
-without a pause between; `--beside` keeps one long file running through the HTTP route meanwhile. Needs websockets, jiwer,
+without a pause between; `--before` hands out that much of it as fast as it is taken and measures the rest, so that a session's
+age costs no time of a quiet machine; `--beside` keeps one long file running through the HTTP route meanwhile. Needs websockets, jiwer,
 whisper-normalizer. Meant for a machine that does nothing else.
 """
 
@@ -30,6 +31,8 @@ from scoring import median, percentile, wer
 
 # Silence behind the audio, so that the last turn ends by itself.
 TAIL_SECONDS = 2.0
+# Nothing new for so long: what was handed out early is transcribed.
+CAUGHT_UP_SECONDS = 15.0
 
 
 def post(endpoint, path, **fields):
@@ -61,8 +64,15 @@ async def ours(endpoint, audio, options):
         async def append(piece):
             await session.send(json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()}))
 
+        async def caught_up():
+            while watched.shown and watched.now() - watched.shown[-1][0] < CAUGHT_UP_SECONDS:
+                await asyncio.sleep(0.2)
+            print("caught up", flush=True)
+            while options.go and not options.go.exists():
+                await asyncio.sleep(0.2)
+
         async def feed():
-            await watched.pace(audio, append)
+            await watched.pace(audio, append, options.before, caught_up)
             for name in ("commit", "clear"):
                 await session.send(json.dumps({"type": f"input_audio_buffer.{name}"}))
 
@@ -98,9 +108,9 @@ async def measure(options, count, audio, reference, text):
     sessions = await asyncio.gather(*(system(address, audio, options) for _ in range(count)))
     if beside:
         beside.cancel()
-    delays = sorted(entry for session in sessions for entry in session.delays(reference))
+    delays = sorted(entry for session in sessions for entry in session.delays(reference) if entry[0] > options.before)
     turns = [delay for session in sessions for delay in session.turn_delays]
-    half = delays[-1][0] / 2 if delays else 0
+    half = (options.before + delays[-1][0]) / 2 if delays else 0
     early, late = ([stays for end, stays, _ in delays if (end < half) == first] for first in (True, False))
     return {
         "system": name,
@@ -142,6 +152,8 @@ def main():
     parser.add_argument("--sessions", default="1,2,4")
     parser.add_argument("--delay", default="low")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--before", type=float, default=0.0, help="seconds of the recording that are not measured")
+    parser.add_argument("--go", type=Path, help="the rest waits until this file exists")
     parser.add_argument("--beside", type=Path, help="a long recording that runs through the HTTP route meanwhile")
     parser.add_argument("--turns", action="store_true", help="the server detects turns (500 ms of silence); else one turn")
     parser.add_argument("--words", type=Path, help="keep the HTTP route's answer there, or take it from there")

@@ -56,12 +56,17 @@ class View:
                 found.append((end, self.stayed[b + k][1] - end, first.get(a + k, self.stayed[b + k][1]) - end))
         return found
 
-    async def pace(self, audio, send):
-        """Hands out the audio as it is spoken."""
+    async def pace(self, audio, send, before=0.0, ready=None):
+        """Hands out the audio as it is spoken; the first `before` seconds as fast as they are taken, then waits for `ready`."""
+        early = int(before / STEP_SECONDS)
         self.began = time.monotonic()
         for number, at in enumerate(range(0, len(audio), STEP_BYTES)):
+            if number == early and ready:
+                await ready()
+            if number == early:
+                self.began = time.monotonic() - early * STEP_SECONDS
             pause = self.began + (number + 1) * STEP_SECONDS - time.monotonic()
-            if pause > 0:
+            if number >= early and pause > 0:
                 await asyncio.sleep(pause)
             await send(audio[at : at + STEP_BYTES])
 
