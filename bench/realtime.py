@@ -72,7 +72,7 @@ async def ours(endpoint, audio, options):
                 await asyncio.sleep(0.2)
 
         async def feed():
-            await watched.pace(audio, append, options.before, caught_up)
+            await watched.pace(audio, append, options.before, caught_up if options.before else None)
             for name in ("commit", "clear"):
                 await session.send(json.dumps({"type": f"input_audio_buffer.{name}"}))
 
