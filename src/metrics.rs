@@ -317,8 +317,6 @@ pub struct Metrics {
     pub waiters: Waiters,
     /// Requests in service now, waiting ones included.
     pub in_flight: Gauge,
-    /// Windows waiting for a core now.
-    pub windows_waiting: Gauge,
     /// Windows running now.
     pub windows_running: Gauge,
     /// Time to decode and cut what becomes a window.

@@ -71,12 +71,7 @@ fn content_type(extension: &str) -> Option<&'static str> {
 
 /// Enough of the content's SHA-256 to tell two versions apart.
 fn digest(file: &rust_embed::EmbeddedFile) -> String {
-    use std::fmt::Write;
-    let hash = file.metadata.sha256_hash();
-    hash[..12].iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&file.metadata.sha256_hash()[..12])
 }
 
 /// A third of the bytes, for browsers on a slow network.

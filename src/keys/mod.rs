@@ -5,7 +5,6 @@
 
 mod allowance;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -179,7 +178,7 @@ impl Keys {
         for key in &config.server.api_keys {
             let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
             // Nameless keys are told apart by the beginning of their digest.
-            let place = table.place_of(&format!("#{}", &hex(&digest)[..12]));
+            let place = table.place_of(&format!("#{}", &hex::encode(digest)[..12]));
             table.accepted.push((digest, place));
         }
         for key in &config.keys {
@@ -326,26 +325,14 @@ pub fn generate() -> String {
 
 /// SHA-256 of a key in hexadecimal digits, as `[[keys]]` takes it.
 pub fn digest_of(key: &str) -> String {
-    hex(&Sha256::digest(key.as_bytes()))
+    hex::encode(Sha256::digest(key.as_bytes()))
 }
 
 /// 64 hexadecimal digits as bytes.
 fn parse_digest(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
+    hex::decode_to_slice(text, &mut digest).ok()?;
     Some(digest)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

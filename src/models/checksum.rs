@@ -20,17 +20,6 @@ pub struct Digests {
     pub sha256: String,
 }
 
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
 /// Passes bytes on and counts them into both checksums.
 pub(crate) struct HashingWriter<W> {
     inner: W,
@@ -51,8 +40,8 @@ impl<W: Write> HashingWriter<W> {
         (
             self.inner,
             Digests {
-                sha1: hex(&self.sha1.finalize()),
-                sha256: hex(&self.sha256.finalize()),
+                sha1: hex::encode(self.sha1.finalize()),
+                sha256: hex::encode(self.sha256.finalize()),
             },
         )
     }

@@ -295,10 +295,6 @@ impl Scheduler {
             }
         }
         let metrics = &self.shared.metrics;
-        let waiting = dispatcher.waiting() as i64;
-        metrics
-            .windows_waiting
-            .add(waiting - metrics.windows_waiting.value());
         let preempted = dispatcher.preemptions();
         metrics
             .preemptions

@@ -108,11 +108,6 @@ impl Registry {
         }
     }
 
-    /// Changes of [`Registry::default_model`].
-    pub fn watch_default(&self) -> watch::Receiver<DefaultModel> {
-        self.default.subscribe()
-    }
-
     /// What is known of GPUs.
     pub fn gpus(&self) -> Gpus {
         self.gpus.known()

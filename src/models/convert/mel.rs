@@ -67,7 +67,7 @@ mod tests {
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
             assert_eq!(
-                crate::models::checksum::hex(&Sha256::digest(&bytes)),
+                hex::encode(Sha256::digest(&bytes)),
                 expected,
                 "{bands} bands"
             );
