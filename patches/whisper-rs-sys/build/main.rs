@@ -62,10 +62,10 @@ fn build() -> Result<(), Box<dyn Error>> {
     for watched in ["build", "settings.cmake", "vulkan-compat"] {
         println!("cargo:rerun-if-changed={}", here.join(watched).display());
     }
-    println!(
-        "cargo:rerun-if-changed={}",
-        patches_folder.join("upstream/Cargo.lock").display()
-    );
+    let pin = patches_folder.join("upstream");
+    for watched in ["Cargo.toml", "SHA256SUMS"] {
+        println!("cargo:rerun-if-changed={}", pin.join(watched).display());
+    }
     // The folder itself for new patches, each file for changed ones.
     println!("cargo:rerun-if-changed={}", patches_folder.display());
     for patch in &patches {
@@ -75,7 +75,7 @@ fn build() -> Result<(), Box<dyn Error>> {
         );
     }
 
-    let upstream = sources::upstream(&patches_folder.join("upstream"))?;
+    let upstream = sources::upstream(&pin, &out.join("upstream"))?;
     let whisper = out.join("whisper.cpp");
     sources::patch(&upstream.join("whisper.cpp"), &whisper, &patches)?;
     fs::copy(upstream.join("src/bindings.rs"), out.join("bindings.rs"))?;

@@ -13,6 +13,9 @@ use crate::apply::{PatchError, apply, files};
 /// The file that gets the function with the names of the patches.
 const MARKED: &str = "src/whisper.cpp";
 
+/// The published crate with whisper.cpp in it.
+const CRATE: &str = "whisper-rs-sys";
+
 /// One reviewed change: `patches/NAME.patch`.
 pub struct Patch {
     pub name: String,
@@ -36,6 +39,8 @@ pub enum SourceError {
     None { folder: PathBuf },
     /// Cargo does not bring the published sources.
     Upstream { reason: String },
+    /// Cargo brings other sources than those that the patches were made for.
+    Checksum { found: String, expected: String },
 }
 
 impl fmt::Display for SourceError {
@@ -56,6 +61,10 @@ impl fmt::Display for SourceError {
                 out,
                 "whisper.cpp's sources cannot be fetched; run `cargo fetch --manifest-path patches/upstream/Cargo.toml` \
                  where there is a network. cargo said: {reason}"
+            ),
+            Self::Checksum { found, expected } => write!(
+                out,
+                "`{CRATE}` has the checksum `{found}`; patches/upstream/SHA256SUMS has `{expected}`"
             ),
         }
     }
@@ -95,12 +104,26 @@ pub fn patches(folder: &Path) -> Result<Vec<Patch>, SourceError> {
     Ok(out)
 }
 
-/// Folder of the published crate, which cargo fetches and checks against `Cargo.lock` in `package`.
-pub fn upstream(package: &Path) -> Result<PathBuf, SourceError> {
+/// Folder of the published crate, which cargo fetches as the package in `pin` asks for. Its checksum has to be that of
+/// `pin`'s `SHA256SUMS`. Cargo works in a copy in `work`: a build writes nothing into the sources.
+pub fn upstream(pin: &Path, work: &Path) -> Result<PathBuf, SourceError> {
+    let failed = |source| SourceError::File {
+        path: pin.to_owned(),
+        source,
+    };
+    fs::create_dir_all(work.join("src")).map_err(failed)?;
+    for file in ["Cargo.toml", "src/lib.rs"] {
+        fs::copy(pin.join(file), work.join(file)).map_err(failed)?;
+    }
+    // There after a `cargo fetch` of `pin`, which is how a machine without a network is prepared.
+    if pin.join("Cargo.lock").exists() {
+        fs::copy(pin.join("Cargo.lock"), work.join("Cargo.lock")).map_err(failed)?;
+    }
+    let expected = fs::read_to_string(pin.join("SHA256SUMS")).map_err(failed)?;
     let ask = |offline: bool| -> Result<String, String> {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        command.args(["metadata", "--locked", "--format-version", "1"]);
+        command.args(["metadata", "--format-version", "1"]);
         if let Ok(target) = env::var("TARGET") {
             command.args(["--filter-platform", &target]);
         }
@@ -109,7 +132,7 @@ pub fn upstream(package: &Path) -> Result<PathBuf, SourceError> {
         }
         let output = command
             .arg("--manifest-path")
-            .arg(package.join("Cargo.toml"))
+            .arg(work.join("Cargo.toml"))
             .output()
             .map_err(|error| error.to_string())?;
         if output.status.success() {
@@ -121,9 +144,26 @@ pub fn upstream(package: &Path) -> Result<PathBuf, SourceError> {
     let metadata = ask(true)
         .or_else(|_| ask(false))
         .map_err(|reason| SourceError::Upstream { reason })?;
-    manifest_folder(&metadata, "whisper-rs-sys").ok_or_else(|| SourceError::Upstream {
-        reason: "no package `whisper-rs-sys`".to_owned(),
+    let resolved = fs::read_to_string(work.join("Cargo.lock")).map_err(failed)?;
+    let checksum = checksum(&resolved, CRATE).unwrap_or_default();
+    if expected.split_whitespace().next() != Some(checksum) {
+        return Err(SourceError::Checksum {
+            found: checksum.to_owned(),
+            expected: expected.trim().to_owned(),
+        });
+    }
+    manifest_folder(&metadata, CRATE).ok_or_else(|| SourceError::Upstream {
+        reason: format!("no package `{CRATE}`"),
     })
+}
+
+/// The checksum of a package in the text of a `Cargo.lock`.
+fn checksum<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
+    let name = format!("name = \"{name}\"");
+    lock.split("[[package]]")
+        .find(|package| package.lines().any(|line| line == name))?
+        .lines()
+        .find_map(|line| line.strip_prefix("checksum = \"")?.strip_suffix('"'))
 }
 
 /// The folder of a package in what `cargo metadata` prints: its `manifest_path` ends with `NAME-VERSION/Cargo.toml`.

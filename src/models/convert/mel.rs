@@ -66,11 +66,7 @@ mod tests {
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
-            assert_eq!(
-                hex::encode(Sha256::digest(&bytes)),
-                expected,
-                "{bands} bands"
-            );
+            assert_eq!(hex::encode(Sha256::digest(&bytes)), expected, "{bands} bands");
         }
     }
 }
