@@ -220,7 +220,7 @@ pub struct WhisperConfig {
     /// What runs models on the processor: `auto` and `native` are this program's own engine, `whisper.cpp` the library it
     /// uses on GPUs (`auto` takes it too where the processor or the model's format is not known to the own engine).
     pub engine: EngineSetting,
-    /// Number format of the own engine: `int8`, `int8-block`, `bf16`, `exact` (32-bit floats), or `auto` by model size.
+    /// Number format of the own engine: `int8`, `int8-block`, `bf16`, `exact` (32-bit floats), or `auto`, which is `int8-block`.
     pub precision: PrecisionSetting,
     /// Attention kernels that need less memory: `auto` uses them on the GPU only.
     pub flash_attention: Switch,

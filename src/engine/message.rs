@@ -27,7 +27,7 @@ pub enum EngineSetting {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionSetting {
-    /// By what the model's size loses.
+    /// `int8-block`.
     #[default]
     Auto,
     /// 8-bit integers with one scale a row: the fastest.

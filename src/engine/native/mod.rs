@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use whisper_native::mel::LogMel;
 use whisper_native::timing::alignment_heads;
-use whisper_native::{Isa, Precision, Shape, Team, Weights};
+use whisper_native::{Isa, Precision, Team, Weights};
 
 use super::child::{Backend, Slot};
 use super::decode::Vocabulary;
@@ -63,7 +63,7 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     let isa = Isa::from_environment().map_err(|e| e.to_string())?;
     let mut checkpoint = Checkpoint::open_ggml(&spec.model).map_err(|e| e.with_causes())?;
     let shape = checkpoint.shape();
-    let precision = precision(spec.precision, &shape);
+    let precision = precision(spec.precision);
     let mel = LogMel::new(checkpoint.mel_filters(), shape.n_mels).map_err(|e| e.to_string())?;
     let vocabulary = Vocabulary::new(shape.n_vocab, shape.text_ctx, checkpoint.take_tokens())?;
     let (model_type, model_ftype) = (
@@ -88,14 +88,9 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Box<dyn Backend>, String> {
     }))
 }
 
-/// Width of the largest model that `auto` gives one scale a row: `base`, where that was measured to lose no words
-/// (docs/performance.md). Wider models have single channels that dwarf their row; a scale for each 64 numbers keeps them apart.
-const ROW_SCALES_UP_TO: usize = 512;
-
-/// The number format for a setting.
-fn precision(setting: PrecisionSetting, shape: &Shape) -> Precision {
+/// The number format for a setting; what `auto` takes loses no words that were found (docs/performance.md).
+fn precision(setting: PrecisionSetting) -> Precision {
     match setting {
-        PrecisionSetting::Auto if shape.audio_state <= ROW_SCALES_UP_TO => Precision::Int8Row,
         PrecisionSetting::Int8 => Precision::Int8Row,
         PrecisionSetting::Auto | PrecisionSetting::Int8Block => Precision::Int8Block64,
         PrecisionSetting::Bf16 => Precision::Bf16,
